@@ -1,0 +1,343 @@
+"""Between a folder in Hugging Face layout and the model in `bert.py`, in both directions, and strictly.
+
+A folder holds config.json, model.safetensors and the tokenizer's files. `load_pretrained` copies nothing before every
+name and every shape has been held against the model; what does not fit is refused, with all that is wrong in one
+error. `save_pretrained` writes what `transformers.AutoModelForSequenceClassification` opens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from course_lib import CourseError
+from course_lib.bert import ACTIVATIONS, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+
+log = logging.getLogger(__name__)
+
+# Hugging Face key → path in bert.py. PyTorch keeps a dense layer's weight as [out, in] and Flax its kernel as
+# [in, out], so whatever ends up as a `kernel` is transposed. {i} counts the layers.
+ENCODER_KEYS = {
+    "embeddings.word_embeddings.weight": "embeddings.word.embedding",
+    "embeddings.position_embeddings.weight": "embeddings.position.embedding",
+    "embeddings.token_type_embeddings.weight": "embeddings.token_type.embedding",
+    "embeddings.LayerNorm.weight": "embeddings.norm.scale",
+    "embeddings.LayerNorm.bias": "embeddings.norm.bias",
+}
+LAYER_KEYS = {
+    "attention.self.query.weight": "attention.query.kernel",
+    "attention.self.query.bias": "attention.query.bias",
+    "attention.self.key.weight": "attention.key.kernel",
+    "attention.self.key.bias": "attention.key.bias",
+    "attention.self.value.weight": "attention.value.kernel",
+    "attention.self.value.bias": "attention.value.bias",
+    "attention.output.dense.weight": "attention.output.kernel",
+    "attention.output.dense.bias": "attention.output.bias",
+    "attention.output.LayerNorm.weight": "attention_norm.scale",
+    "attention.output.LayerNorm.bias": "attention_norm.bias",
+    "intermediate.dense.weight": "intermediate.kernel",
+    "intermediate.dense.bias": "intermediate.bias",
+    "output.dense.weight": "output.kernel",
+    "output.dense.bias": "output.bias",
+    "output.LayerNorm.weight": "output_norm.scale",
+    "output.LayerNorm.bias": "output_norm.bias",
+}
+POOLER_KEYS = {"pooler.dense.weight": "pooler.kernel", "pooler.dense.bias": "pooler.bias"}
+HEAD_KEYS = {
+    BertModel: {},
+    BertForSequenceClassification: {"classifier.weight": "classifier.kernel", "classifier.bias": "classifier.bias"},
+    BertForMaskedLM: {
+        "cls.predictions.transform.dense.weight": "transform.kernel",
+        "cls.predictions.transform.dense.bias": "transform.bias",
+        "cls.predictions.transform.LayerNorm.weight": "transform_norm.scale",
+        "cls.predictions.transform.LayerNorm.bias": "transform_norm.bias",
+        "cls.predictions.bias": "vocab_bias",
+    },
+}
+# In a file but not in a model: a buffer, and the word table and vocabulary bias under their second names.
+NOT_PARAMETERS = {"embeddings.position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+# Parts that a checkpoint may lack (they are then newly initialised) or have over (they are then left out).
+OPTIONAL_PARTS = ("pooler.", "classifier.", "cls.")
+
+Model = BertModel | BertForSequenceClassification | BertForMaskedLM
+
+
+def load_pretrained(
+    folder: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    architecture: type[Model] = BertForSequenceClassification,
+    dtype: jnp.dtype | None = None,
+    seed: int = 0,
+) -> Model:
+    """A model with the weights in `folder`.
+
+    `labels` names the classes; `num_labels` only counts them. With neither, the folder's own names are used. Where
+    the folder has a classifier for just these classes it is loaded; otherwise a new one is initialised from `seed`,
+    and a log line says so. Weights stored in float16 or bfloat16 become float32 parameters; `dtype` is what the
+    model computes in.
+
+    Raises CourseError, listing every problem at once: no or broken config.json, not a BERT, missing or unknown keys,
+    wrong shapes, a truncated file, only pickled weights.
+    """
+    folder = Path(folder)
+    config, stored_labels = read_config(folder)
+    tensors = _open_tensors(folder)
+    if architecture is BertForSequenceClassification:
+        wanted = _choose_labels(folder, stored_labels, labels, num_labels)
+        if wanted != stored_labels:  # another task: its classifier is of no use here
+            tensors = {key: value for key, value in tensors.items() if not key.startswith("classifier.")}
+        config = BertConfig(**{**vars(config), "labels": wanted})
+
+    model = nnx.eval_shape(lambda: architecture(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    graph, state = nnx.split(model)
+    flat = {_dotted(path): value for path, value in nnx.to_flat_state(state)}
+    table = key_table(architecture, config)
+    new_parts = _compare(folder, tensors, table, flat)
+    initial = _initial_values(architecture, config, dtype, seed) if new_parts else {}
+
+    values = {}
+    for key, path in table.items():
+        if key in tensors:
+            array = tensors[key]()
+            values[path] = jnp.asarray(array.T if path.endswith("kernel") else array, jnp.float32)
+        else:
+            values[path] = initial[path]
+    for part in new_parts:
+        log.warning("%s: no %s in the checkpoint, newly initialised; train it before use", folder.name, part)
+    filled = [(path, value.replace(values[_dotted(path)])) for path, value in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def save_pretrained(model: Model, folder: str | Path, tokenizer=None) -> Path:
+    """Write `model`, and the `tokenizer` of transformers that goes with it, to `folder` in Hugging Face layout.
+
+    All files are written in full beside their final names first and renamed last, so a full disk or an interruption
+    leaves what was there before. Raises CourseError where it cannot write.
+    """
+    folder = Path(folder)
+    prefix = "" if isinstance(model, BertModel) else "bert."
+    flat = _arrays(model)
+    head_keys = HEAD_KEYS[type(model)]
+    tensors = {}
+    for key, path in key_table(type(model), model.config).items():
+        array = np.asarray(flat[path], np.float32)
+        name = key if key in head_keys else prefix + key
+        tensors[name] = np.ascontiguousarray(array.T if path.endswith("kernel") else array)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+            temporary = Path(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+            (temporary / "config.json").write_text(json.dumps(_config_to_json(model), indent=2) + "\n", "utf-8")
+            save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+            for path in temporary.iterdir():
+                path.chmod(0o644)  # safetensors writes files that only their owner may read
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            for path in sorted(temporary.iterdir()):
+                path.replace(folder / path.name)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"{folder}: could not save the model ({error}); what was there before is unchanged"
+        ) from error
+    return folder
+
+
+def key_table(architecture: type[Model], config: BertConfig) -> dict[str, str]:
+    """Every parameter of a model: Hugging Face key (without `bert.`) → path in the NNX model."""
+    encoder = dict(ENCODER_KEYS)
+    for i in range(config.num_hidden_layers):
+        encoder |= {f"encoder.layer.{i}.{key}": f"layers.{i}.{path}" for key, path in LAYER_KEYS.items()}
+    if architecture is not BertForMaskedLM:
+        encoder |= POOLER_KEYS
+    if architecture is BertModel:
+        return encoder
+    return {key: f"bert.{path}" for key, path in encoder.items()} | HEAD_KEYS[architecture]
+
+
+def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
+    """config.json → the model's shape, and the class names it was fine-tuned for (none: an empty tuple).
+
+    Raises CourseError naming everything that this BERT cannot represent.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+        if not isinstance(raw, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        raise CourseError(
+            f"{folder}: no config.json there; a model folder has config.json and model.safetensors"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path}: cannot be read as JSON ({error})") from None
+    if raw.get("model_type") != "bert":
+        raise CourseError(
+            f"{path}: model_type is {raw.get('model_type')!r}, this course's model is 'bert'; choose a BERT"
+        )
+
+    problems = []
+    sizes = {}
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                  "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+        value = raw.get(field, getattr(BertConfig, field))
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            problems.append(f"{field} is {value!r}, not a positive whole number")
+        sizes[field] = value
+    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+        value = raw.get(field, getattr(BertConfig, field))
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+            problems.append(f"{field} is {value!r}, not a number from 0 to 1")
+        sizes[field] = value
+    sizes["hidden_act"] = raw.get("hidden_act", BertConfig.hidden_act)
+    if sizes["hidden_act"] not in ACTIVATIONS:
+        problems.append(f"hidden_act is {sizes['hidden_act']!r}, supported are {', '.join(ACTIVATIONS)}")
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        problems.append(f"position_embedding_type is {raw['position_embedding_type']!r}, supported is 'absolute'")
+    for field in ("is_decoder", "add_cross_attention"):
+        if raw.get(field):
+            problems.append(f"{field} is true, this model is an encoder")
+    if raw.get("tie_word_embeddings", True) is not True:
+        problems.append("tie_word_embeddings is false, this model's vocabulary layer is the word table")
+    id2label = raw.get("id2label", {})
+    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(i) for i in range(len(id2label))):
+        problems.append("id2label does not number its labels from 0")
+    if problems:
+        raise CourseError(f"{path}: " + "; ".join(problems))
+    try:
+        config = BertConfig(**sizes)
+    except ValueError as error:
+        raise CourseError(f"{path}: {error}") from None
+    return config, tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+
+
+def _config_to_json(model: Model) -> dict:
+    fields = {name: value for name, value in vars(model.config).items() if name != "labels"}
+    names = dict(enumerate(model.config.labels))
+    return {
+        "architectures": [type(model).__name__],
+        "model_type": "bert",
+        **fields,
+        **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}),
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+    }
+
+
+def _choose_labels(folder, stored, labels, num_labels) -> tuple[str, ...]:
+    if labels is not None:
+        if len(set(labels)) != len(labels) or len(labels) < 2:
+            raise CourseError(f"labels must be at least two different names, got {list(labels)}")
+        return tuple(labels)
+    if num_labels is not None:
+        return stored if len(stored) == num_labels else tuple(f"LABEL_{i}" for i in range(num_labels))
+    if not stored:
+        raise CourseError(f"{folder}: this model has no labels of its own; say labels=[…] or num_labels=…")
+    return stored
+
+
+def _open_tensors(folder: Path) -> dict:
+    """{key without `bert.`, new LayerNorm names: function that reads the tensor}, from one file or from shards."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        if (folder / "model.safetensors").is_file():
+            names = ["model.safetensors"]
+        elif index.is_file():
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        else:
+            pickles = [p.name for p in sorted(folder.glob("*.bin"))] if folder.is_dir() else []
+            if pickles:
+                raise CourseError(
+                    f"{folder}: only pickled weights ({', '.join(pickles)}). Opening a pickle runs any code that is "
+                    "in it, so it is refused; open it once with PyTorch transformers where you trust it, and "
+                    "model.save_pretrained(…) writes model.safetensors"
+                )
+            raise CourseError(f"{folder}: no model.safetensors there; check the path, or run: course model")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CourseError(f"{index}: not an index of shards ({error!r})") from None
+    tensors = {}
+    for name in names:
+        try:
+            file = safe_open(folder / name, framework="flax")
+            for key in file.keys():
+                tensors[_plain(key)] = _Stored(file, key)
+        except (OSError, SafetensorError) as error:
+            raise CourseError(
+                f"{folder / name}: truncated or not a safetensors file ({error}); fetch it again"
+            ) from None
+    return tensors
+
+
+class _Stored:
+    """One tensor in a file, read when it is called."""
+
+    def __init__(self, file, key: str):
+        self.file, self.key = file, key
+        stored = file.get_slice(key)
+        self.shape, self.dtype = tuple(stored.get_shape()), stored.get_dtype()
+
+    def __call__(self) -> jax.Array:
+        return self.file.get_tensor(self.key)
+
+
+def _plain(key: str) -> str:
+    key = key.removeprefix("bert.")
+    # The first BERT files, of 2018, call LayerNorm's scale and shift gamma and beta.
+    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _compare(folder: Path, tensors: dict, table: dict[str, str], flat: dict) -> list[str]:
+    """Hold a file against a model; the parts to initialise anew, or one error with every difference."""
+    problems = []
+    missing = [key for key in table if key not in tensors]
+    new_parts = []
+    for part in OPTIONAL_PARTS:
+        of_part = [key for key in table if key.startswith(part)]
+        if of_part and all(key in missing for key in of_part):  # a part that is there in half is damage
+            new_parts.append({"cls.": "masked-word head"}.get(part, part.rstrip(".")))
+            missing = [key for key in missing if key not in of_part]
+    if missing:
+        problems.append(f"missing: {', '.join(missing)}")
+    unknown = [
+        key for key in tensors if key not in table and key not in NOT_PARAMETERS and not key.startswith(OPTIONAL_PARTS)
+    ]
+    if unknown:
+        problems.append(f"unknown: {', '.join(unknown)}")
+    for key, path in table.items():
+        if key not in tensors:
+            continue
+        expected = tuple(flat[path].shape)
+        expected = expected[::-1] if path.endswith("kernel") else expected
+        if tensors[key].shape != expected:
+            problems.append(f"{key} has shape {list(tensors[key].shape)}, config.json asks for {list(expected)}")
+        elif tensors[key].dtype not in ("F64", "F32", "F16", "BF16"):
+            problems.append(f"{key} is stored as {tensors[key].dtype}, not as floating-point numbers")
+    if problems:
+        raise CourseError(f"{folder}: the weights do not fit config.json: " + "; ".join(problems))
+    return new_parts
+
+
+def _initial_values(architecture, config: BertConfig, dtype, seed: int) -> dict:
+    return _arrays(architecture(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+
+
+def _arrays(model: Model) -> dict[str, jax.Array]:
+    return {_dotted(path): value[...] for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(map(str, path))

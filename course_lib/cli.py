@@ -1,0 +1,195 @@
+"""The command `course`. Thin: each command checks nothing and computes nothing, it calls one function and prints.
+
+Start-up stays quick because everything heavy is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_lib import CourseError
+
+app = typer.Typer(
+    help="From loss to BERT: set up, build and check the course; fine-tune, examine and use a BERT.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[str, typer.Argument(help="A .csv, .tsv or .jsonl file, or the word tickets for the course's own.")]
+Text = Annotated[str, typer.Option(help="Column with the texts.")]
+Label = Annotated[
+    str | None, typer.Option(help="Column with the labels (label; for tickets: intent).", show_default=False)
+]
+Folder = Annotated[Path, typer.Argument(help="Folder of a fine-tuned model.")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Fetch the model, then open JupyterLab on the first lesson. What follows is passed on to JupyterLab."""
+    from course_lib.pretrained import fetch
+
+    fetch(report=_say)
+    notebook = _root() / "notebooks" / "00_start_here.ipynb"
+    _say("starting JupyterLab (Ctrl-C twice ends it)")
+    arguments = [sys.executable, "-m", "jupyterlab", str(notebook), f"--ServerApp.root_dir={_root()}", *context.args]
+    os.execv(sys.executable, arguments)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and this installation; say what to do about what is wrong."""
+    from course_lib.doctor import run_checks
+
+    ok = True
+    for check in run_checks(_root()):
+        ok = ok and check.ok
+        _print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {check.found}")
+        if not check.ok:
+            _print(f"{'':17}{check.advice}")
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def model(
+    name: Annotated[str | None, typer.Argument(help="A model on the Hugging Face Hub, or a folder.")] = None,
+) -> None:
+    """Fetch a model where it is not here yet, verify it, and show where it came from."""
+    from course_lib.pretrained import describe
+
+    info = describe(name, report=_say)
+    config = info.config
+    _print(f"name        {info.name}")
+    _print(f"folder      {info.folder}")
+    _print(f"source      {info.source}")
+    _print(f"size        {info.parameters:,} parameters, {info.weight_bytes / 2**20:.1f} MiB")
+    _print(f"shape       {config.num_hidden_layers} layers, width {config.hidden_size}, {config.vocab_size:,} tokens")
+    _print(f"verified    {', '.join(info.verified) or 'no published hash is known for this model'}")
+
+
+@app.command()
+def build(
+    lesson: Annotated[str | None, typer.Argument(help="A lesson's number or name; all where none is given.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Build nothing; fail where a file does not match.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Execute again what has not changed, too.")] = False,
+) -> None:
+    """Make notebooks/, exercises/ and solutions/ from lessons/, executed. Only what changed is built again."""
+    from course_lib.notebook_build import build as build_notebooks
+    from course_lib.pretrained import fetch
+
+    if not check:
+        fetch(report=_say)  # notebooks run with the network off
+    build_notebooks(_root(), only=lesson, check=check, force=force, report=_say)
+
+
+@app.command()
+def finetune(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the fine-tuned model.")],
+    text: Text = "text",
+    label: Label = None,
+    validation: Annotated[str | None, typer.Option(help="A file to validate on; else 15 % are held out.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model on the Hub, or a folder.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most this often through the data.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="At the end of warm-up.")] = 3e-4,
+    max_length: Annotated[int, typer.Option(help="Longest text, in tokens; longer ones are cut.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start, the order and dropout.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
+) -> None:
+    """Fine-tune a BERT on labelled texts."""
+    from course_lib.finetune import finetune as run
+
+    try:
+        metrics = run(
+            data, text=text, label=label or _default_label(data), out=out, validation=validation, model=model,
+            max_length=max_length, overwrite=overwrite, resume=resume, report=_say,
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _say("interrupted; after the first whole epoch, the same command with --resume goes on where this one stopped")
+        raise typer.Exit(130) from None
+    scores = metrics["validation"]
+    _print(f"validation: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, n {scores['n']}")
+    _print(f'saved to {out}; next: course predict {out} "your text"')
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    data: Data,
+    text: Text = "text",
+    label: Label = None,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
+) -> None:
+    """Score a fine-tuned model on labelled texts (for tickets: on the test split)."""
+    import json as jsonlib
+
+    from course_lib.files import write_text
+    from course_lib.predict import evaluate_folder
+
+    result = evaluate_folder(folder, data, text, label or _default_label(data))
+    _print(str(result))
+    if json is not None:
+        write_text(json, jsonlib.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", show_default=False)] = None,
+    input: Annotated[Path | None, typer.Option(help="A .csv, .tsv or .jsonl file with texts.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write text, label and probability, a row a text.")
+    ] = None,
+    text: Text = "text",
+) -> None:
+    """Label texts: those given, or those of a file."""
+    if (texts is None) == (input is None) or (input is None) != (output is None):
+        raise CourseError(
+            'give texts, course predict DIR "text" …, or a file, course predict DIR --input FILE --output FILE'
+        )
+    from course_lib.predict import Predictor, predict_file
+
+    if input is not None:
+        rows = predict_file(folder, input, output, text)
+        _print(f"{rows} rows written to {output}")
+        return
+    for prediction in Predictor(folder)(texts):
+        _print(f"{prediction.label}\t{prediction.probability:.3f}")
+
+
+def main() -> None:
+    """Entry point: what the user can put right is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except CourseError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+
+
+def _default_label(data: str) -> str:
+    return "intent" if data == "tickets" else "label"
+
+
+def _root() -> Path:
+    """The course's clone: the folder above this package, which is installed in place."""
+    return Path(__file__).resolve().parent.parent
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,288 @@
+"""From a table of messages to batches: read, split, tokenise, sort into a few lengths, batch.
+
+A compiled function has fixed shapes, and texts have none. Padding every text to the longest wastes most of the
+arithmetic; a shape for every length compiles for hours. So texts go into at most four *buckets* of equal padded
+length, and what is missing from the last batch is filled with rows of weight 0: every example counts, once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from course_lib import CourseError
+
+TICKETS = Path(__file__).parent / "data" / "tickets.csv"
+TICKETS_NAME = "tickets"  # said in place of a file's name: the course's own data, with its own split
+MAX_BUCKETS = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts and, where they are known, their labels, row by row; `lines` are the rows' line numbers in `source`."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    source: str
+    lines: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: Sequence[int]) -> Table:
+        labels = None if self.labels is None else tuple(self.labels[i] for i in rows)
+        return Table(tuple(self.texts[i] for i in rows), labels, self.source, tuple(self.lines[i] for i in rows))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The different labels, sorted: their order is the order of a classifier's logits."""
+        return tuple(sorted(set(self.labels or ())))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Token ids, a list a text, and class indices int32 [n] (zeros where there are no labels)."""
+
+    token_ids: list[list[int]]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens a text, int [n]."""
+        return np.array([len(ids) for ids in self.token_ids])
+
+
+class Batch(NamedTuple):
+    """B examples padded to T tokens. Rows that only fill the batch up have weight 0 and index -1."""
+
+    input_ids: np.ndarray  # int32 [B, T]
+    attention_mask: np.ndarray  # int32 [B, T], 1 = token, 0 = padding
+    labels: np.ndarray  # int32 [B]
+    weights: np.ndarray  # float32 [B]
+    index: np.ndarray  # int32 [B], the example's place in Examples
+
+
+def load_tickets(split: str | None = None, label: str = "intent") -> Table:
+    """The course's own messages: `split` is train, validation, test or None for all; `label` intent or sentiment."""
+    table = read_table(TICKETS, text="text", label=label)
+    if split is None:
+        return table
+    splits = read_table(TICKETS, text="text", label="split").labels
+    if split not in splits:
+        raise ValueError(f"split {split!r} is not one of {', '.join(sorted(set(splits)))}")
+    return table[[i for i, name in enumerate(splits) if name == split]]
+
+
+def read_table(path: str | Path, text: str, label: str | None = None) -> Table:
+    """Read the columns `text` and `label` of a .csv, .tsv or .jsonl file in UTF-8.
+
+    Raises CourseError, naming file and line, for anything that is not a table of texts and labels.
+    """
+    path = Path(path)
+    readers = {".csv": _read_separated, ".tsv": _read_separated, ".jsonl": _read_jsonl}
+    if path.suffix.lower() not in readers:
+        raise CourseError(f"{path}: the name must end in .csv, .tsv or .jsonl")
+    try:
+        content = _decode(path, path.read_bytes())
+    except FileNotFoundError:
+        raise CourseError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CourseError(f"{path}: cannot be read ({error.strerror})") from None
+    columns = [text] if label is None else [text, label]
+    lines, rows = readers[path.suffix.lower()](path, content, columns)
+    if not rows:
+        raise CourseError(f"{path}: the table is empty")
+    for i, column in enumerate(columns):
+        missing = [line for line, row in zip(lines, rows, strict=True) if row[i].strip().lower() in ("", "nan")]
+        if missing:
+            named = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+            raise CourseError(f"{path}: column {column!r} is empty or NaN at line {named}; fill or remove these rows")
+    labels = None if label is None else tuple(row[1].strip() for row in rows)
+    return Table(tuple(row[0] for row in rows), labels, str(path), tuple(lines))
+
+
+def _decode(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")  # Excel puts a byte-order mark first: -sig takes it away
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        guess = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
+        raise CourseError(
+            f"{path}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8, "
+            f"for example: iconv -f {guess} -t UTF-8 {path.name}"
+        ) from None
+
+
+def _read_separated(path: Path, content: str, columns: list[str]) -> tuple[list[int], list[list[str]]]:
+    # strict: a quote that is never closed, or closed in mid-field, is an error and not a very long text.
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    lines, rows = [], []
+    line = 1
+    try:
+        header = next(reader, [])
+        places = [_find_column(path, column, header) for column in columns] if header else []
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                raise CourseError(
+                    f"{path}: line {line} has {len(row)} fields, the header {len(header)}; quote the text"
+                )
+            if row:
+                lines.append(line)
+                rows.append([row[place] for place in places])
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CourseError(
+            f"{path}: the quotes in the row that begins at line {line} do not balance ({error})"
+        ) from None
+    return lines, rows
+
+
+def _read_jsonl(path: Path, content: str, columns: list[str]) -> tuple[list[int], list[list[str]]]:
+    lines, rows = [], []
+    for line, raw in enumerate(content.split("\n"), start=1):  # not splitlines(): U+2028 may stand inside a text
+        if not raw.strip():
+            continue
+        try:
+            record = json.loads(raw)
+        except ValueError as error:
+            raise CourseError(f"{path}: line {line} is not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise CourseError(f'{path}: line {line} is not an object such as {{"text": "…", "label": "…"}}')
+        values = [
+            record[column] if column in record else _find_column(path, column, list(record)) for column in columns
+        ]
+        for column, value in zip(columns, values, strict=True):
+            if isinstance(value, bool | list | dict):
+                raise CourseError(f"{path}: line {line}: {column!r} is {json.dumps(value)}, not a text")
+        lines.append(line)
+        rows.append(["" if value is None else str(value) for value in values])
+    return lines, rows
+
+
+def _find_column(path: Path, column: str, header: list[str]) -> int:
+    if header.count(column) != 1:
+        how = "no" if column not in header else "more than one"
+        raise CourseError(f"{path}: {how} column {column!r}; there are: {', '.join(map(repr, header))}")
+    return header.index(column)
+
+
+def split_off(table: Table, fraction: float = 0.15, seed: int = 0) -> tuple[Table, Table]:
+    """Hold out about `fraction` of the rows, each class in proportion → (rest, held out).
+
+    Rows with the same words stay on one side: a model that has seen a message must not be examined on it.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = [" ".join(re.findall(r"\w+", text.lower())) or text for text in table.texts]
+    folds = round(1 / fraction)
+    if len(set(groups)) < 2 * folds:
+        raise CourseError(
+            f"{table.source}: {len(set(groups))} different rows are too few to hold some out for validation"
+        )
+    with warnings.catch_warnings():  # a class with fewer rows than folds: it then stays on one side
+        warnings.filterwarnings("ignore", message="The least populated class")
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        try:
+            rest, held_out = next(splitter.split(table.texts, table.labels, groups))
+        except ValueError as error:
+            raise CourseError(f"{table.source}: cannot hold rows out for validation ({error})") from None
+    return table[rest], table[held_out]
+
+
+def class_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
+    """int32 [n]: each row's label as its place in `classes`. CourseError for a label that is not among them."""
+    place = {name: i for i, name in enumerate(classes)}
+    for label, line in zip(table.labels, table.lines, strict=True):
+        if label not in place:
+            raise CourseError(f"{table.source}: line {line} has label {label!r}, training knows {', '.join(classes)}")
+    return np.array([place[label] for label in table.labels], np.int32)
+
+
+def load_tokenizer(folder: str | Path):
+    """The tokenizer in a model's folder, as transformers' AutoTokenizer opens it."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # or it warns of missing PyTorch
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{folder}: no tokenizer there ({str(error).splitlines()[0]})") from None
+
+
+def tokenize(tokenizer, texts: Sequence[str], max_length: int, labels: np.ndarray | None = None) -> Examples:
+    """Texts → token ids with [CLS] and [SEP], cut to `max_length` tokens. `labels`: class indices, int [n]."""
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)
+    return Examples(encoded["input_ids"], np.zeros(len(texts), np.int32) if labels is None else labels)
+
+
+def bucket_lengths(lengths: Sequence[int], max_buckets: int = MAX_BUCKETS, multiple: int = 8) -> tuple[int, ...]:
+    """At most `max_buckets` padded lengths, each a multiple of `multiple`, that pad `lengths` the least."""
+    rounded = -(-np.maximum(lengths, 1) // multiple) * multiple
+    sizes, counts = np.unique(rounded, return_counts=True)
+    total = np.concatenate([[0], np.cumsum(counts)])
+    # best[j]: (tokens, cuts) for the texts up to sizes[j - 1], in as many buckets as the rounds so far. The best way
+    # with one more bucket is the best way up to some i, then one bucket of length sizes[j - 1] from there.
+    best = [(0.0, ())] + [(np.inf, ())] * len(sizes)
+    for _ in range(min(max_buckets, len(sizes))):
+        best = [best[0]] + [
+            min((best[i][0] + (total[j] - total[i]) * sizes[j - 1], (*best[i][1], int(sizes[j - 1]))) for i in range(j))
+            for j in range(1, len(sizes) + 1)
+        ]
+    return best[-1][1]
+
+
+def batches(
+    examples: Examples, batch_size: int, buckets: Sequence[int], rng: np.random.Generator | None = None
+) -> Iterator[Batch]:
+    """Every example once, in batches of `batch_size` rows and one of the `buckets` lengths.
+
+    With `rng` in random order (training), without in order of length. What does not fill a batch moves up to the
+    next longer bucket, so only the last batch has rows of weight 0.
+    """
+    order = np.arange(len(examples)) if rng is None else rng.permutation(len(examples))
+    bucket_of = np.searchsorted(buckets, np.minimum(examples.lengths, buckets[-1]))
+    groups: list[tuple[int, np.ndarray]] = []
+    left_over = np.array([], int)
+    for i, length in enumerate(buckets):
+        waiting = np.concatenate([left_over, order[bucket_of[order] == i]])
+        full = len(waiting) if i == len(buckets) - 1 else len(waiting) // batch_size * batch_size
+        groups += [(length, waiting[start : start + batch_size]) for start in range(0, full, batch_size)]
+        left_over = waiting[full:]
+    if rng is not None:
+        groups = [groups[i] for i in rng.permutation(len(groups))]
+    for length, rows in groups:
+        yield _pad(examples, rows, batch_size, length)
+
+
+def _pad(examples: Examples, rows: np.ndarray, batch_size: int, length: int) -> Batch:
+    batch = Batch(
+        input_ids=np.zeros((batch_size, length), np.int32),  # 0 is [PAD] in every BERT vocabulary
+        attention_mask=np.zeros((batch_size, length), np.int32),
+        labels=np.zeros(batch_size, np.int32),
+        weights=np.zeros(batch_size, np.float32),
+        index=np.full(batch_size, -1, np.int32),
+    )
+    for place, row in enumerate(rows):
+        ids = examples.token_ids[row][:length]
+        batch.input_ids[place, : len(ids)] = ids
+        batch.attention_mask[place, : len(ids)] = 1
+    batch.labels[: len(rows)] = examples.labels[rows]
+    batch.weights[: len(rows)] = 1.0
+    batch.index[: len(rows)] = rows
+    return batch

@@ -1,0 +1,118 @@
+"""The whole job: a table of labelled texts and a pretrained BERT in, a folder with a fine-tuned model out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from course_lib import CourseError
+from course_lib.data import (
+    TICKETS_NAME,
+    Table,
+    class_indices,
+    load_tickets,
+    load_tokenizer,
+    read_table,
+    split_off,
+    tokenize,
+)
+from course_lib.files import write_text
+
+CHECKPOINTS = "checkpoints"
+
+
+def finetune(
+    data: str,
+    *,
+    text: str,
+    label: str,
+    out: Path,
+    validation: str | None = None,
+    model: str | None = None,
+    max_length: int = 128,
+    overwrite: bool = False,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+    **settings,
+) -> dict:
+    """Fine-tune and save; returns what it also writes to `out`/metrics.json.
+
+    `data` and `validation` are files for `read_table`, or `data` the word tickets; without `validation` about 15 % of
+    the rows are held out. `model` is a name or a folder for `pretrained.fetch`. `settings` are those of TrainConfig.
+    While it runs, `out`/checkpoints holds what `resume` needs; what else is in `out` stays until the new model is
+    complete. Raises CourseError for whatever is wrong with any of this, before training where it can be known.
+    """
+    out = Path(out)
+    _check_out(out, overwrite, resume)
+    train_table, validation_table = _read(data, validation, text, label)
+    classes = train_table.classes
+    if len(classes) < 2:
+        raise CourseError(
+            f"{train_table.source}: column {label!r} has one class only, {classes[0]!r}; nothing to learn"
+        )
+
+    # Only now what takes seconds to import: a wrong path is found at once.
+    from course_lib.checkpoint import load_pretrained, read_config, save_pretrained
+    from course_lib.evaluate import evaluate
+    from course_lib.predict import predict_logits
+    from course_lib.pretrained import default_model, fetch
+    from course_lib.train import TrainConfig, best_epoch, fit
+
+    config = TrainConfig(**settings)
+    folder = fetch(model, report=report)
+    longest = read_config(folder)[0].max_position_embeddings
+    if not 3 <= max_length <= longest:  # [CLS], a token, [SEP]
+        raise CourseError(f"--max-length {max_length}: this model takes 3 to {longest} tokens")
+    tokenizer = load_tokenizer(folder)
+    train, held_out = (
+        tokenize(tokenizer, table.texts, max_length, class_indices(table, classes))
+        for table in (train_table, validation_table)
+    )
+    report(f"{len(train)} examples to train on, {len(held_out)} to validate, {len(classes)} classes")
+    cut = int((train.lengths == max_length).sum())
+    if cut:
+        report(f"about {cut} texts are longer than {max_length} tokens and are cut there (--max-length)")
+
+    if not resume:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    started = time.perf_counter()
+    network = load_pretrained(folder, labels=classes, seed=config.seed)
+    history = fit(network, train, held_out, config, checkpoints=out / CHECKPOINTS, resume=resume, report=report)
+    predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
+    scores = evaluate(held_out.labels, predicted, classes)
+    metrics = {
+        "model": str(model or default_model()),
+        "data": {"train": train_table.source, "validation": validation_table.source, "text": text, "label": label},
+        "examples": {"train": len(train), "validation": len(held_out)},
+        "settings": {**dataclasses.asdict(config), "max_length": max_length},
+        "best_epoch": best_epoch(history),
+        "history": history,
+        "validation": scores.to_dict(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    save_pretrained(network, out, tokenizer)
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    return metrics
+
+
+def _check_out(out: Path, overwrite: bool, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise CourseError(f"--out {out}: a file of this name exists; give a folder")
+    if resume:
+        if not (out / CHECKPOINTS).is_dir():
+            raise CourseError(f"--resume: {out} holds no interrupted run; leave --resume out to start one")
+    elif out.is_dir() and any(out.iterdir()) and not overwrite:
+        how = "--resume goes on with the run in it, " if (out / CHECKPOINTS).is_dir() else ""
+        raise CourseError(f"--out {out} is not empty: {how}--overwrite replaces the model in it")
+
+
+def _read(data: str, validation: str | None, text: str, label: str) -> tuple[Table, Table]:
+    if data == TICKETS_NAME and validation is None:
+        return load_tickets("train", label), load_tickets("validation", label)
+    train = load_tickets("train", label) if data == TICKETS_NAME else read_table(data, text, label)
+    return split_off(train) if validation is None else (train, read_table(validation, text, label))

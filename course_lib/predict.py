@@ -1,0 +1,129 @@
+"""Run a trained model: over examples, to logits; over texts, to labels; over a file, to a file or a score."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from course_lib import CourseError
+from course_lib.cache import enable_compile_cache
+from course_lib.checkpoint import load_pretrained
+from course_lib.data import (
+    TICKETS_NAME,
+    Batch,
+    Examples,
+    batches,
+    bucket_lengths,
+    class_indices,
+    load_tickets,
+    load_tokenizer,
+    read_table,
+    tokenize,
+)
+from course_lib.evaluate import Evaluation, evaluate
+from course_lib.files import write_text
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _logits(graph, params, batch: Batch) -> jax.Array:
+    return nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # no rngs: no dropout
+
+
+def predict_logits(
+    model: nnx.Module, examples: Examples, batch_size: int = 32, buckets: Sequence[int] | None = None
+) -> np.ndarray:
+    """float32 [n, classes], in the order of `examples`, all of them: rows that only fill a batch are dropped here."""
+    if len(examples) == 0:
+        return np.zeros((0, len(model.config.labels)), np.float32)
+    graph, params = nnx.split(model, nnx.Param)
+    buckets = bucket_lengths(examples.lengths) if buckets is None else buckets
+    parts = [(batch, _logits(graph, params, batch)) for batch in batches(examples, batch_size, buckets)]
+    logits = np.zeros((len(examples), parts[0][1].shape[-1]), np.float32)
+    for batch, values in parts:
+        real = batch.index >= 0
+        logits[batch.index[real]] = np.asarray(values)[real]
+    return logits
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable label of one text, and how probable the model holds it to be (0 to 1)."""
+
+    label: str
+    probability: float
+
+
+class Predictor:
+    """A fine-tuned model with its tokenizer and labels: texts in, predictions out, in the same order.
+
+    Padded lengths are fixed when it is made (`BUCKETS`, up to the longest the model takes), so that a given batch
+    size compiles once a bucket and never again.
+    """
+
+    BUCKETS = (16, 32, 64, 128, 512)
+
+    def __init__(self, folder: str | Path, batch_size: int = 32):
+        """Load from a folder in Hugging Face layout. CourseError where it holds no fine-tuned classifier."""
+        enable_compile_cache()
+        self.model = load_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder)
+        self.labels = self.model.config.labels
+        self.batch_size = batch_size
+        longest = self.model.config.max_position_embeddings
+        self.max_length = min(longest, self.tokenizer.model_max_length)
+        self.buckets = (*(length for length in self.BUCKETS if length < longest), longest)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, classes]."""
+        examples = tokenize(self.tokenizer, texts, self.max_length)
+        return predict_logits(self.model, examples, self.batch_size, self.buckets)
+
+    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction a text."""
+        probabilities = np.asarray(jax.nn.softmax(self.logits(texts)))
+        return [Prediction(self.labels[row.argmax()], float(row.max())) for row in probabilities]
+
+
+def evaluate_folder(folder: str | Path, data: str, text: str, label: str) -> Evaluation:
+    """Score the model in `folder` on the labelled texts of a file, or of the tickets' test split.
+
+    Raises CourseError for a label that the model does not know.
+    """
+    table = load_tickets("test", label) if data == TICKETS_NAME else read_table(data, text, label)
+    predictor = Predictor(folder)
+    true = class_indices(table, predictor.labels)
+    return evaluate(true, predictor.logits(table.texts).argmax(-1), predictor.labels)
+
+
+def predict_file(folder: str | Path, source: Path, target: Path, text: str) -> int:
+    """Label the column `text` of `source`; write text, label and probability to `target`, in order → rows written.
+
+    `target` ends in .csv, .tsv or .jsonl. Raises CourseError; nothing is written then.
+    """
+    if target.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise CourseError(f"{target}: the name must end in .csv, .tsv or .jsonl")
+    table = read_table(source, text)
+    predictions = Predictor(folder)(table.texts)
+    rows = [
+        {"text": row, "label": prediction.label, "probability": round(prediction.probability, 6)}
+        for row, prediction in zip(table.texts, predictions, strict=True)
+    ]
+    buffer = io.StringIO()
+    if target.suffix.lower() == ".jsonl":
+        buffer.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        delimiter = "\t" if target.suffix.lower() == ".tsv" else ","
+        writer = csv.DictWriter(buffer, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_text(target, buffer.getvalue())
+    return len(rows)

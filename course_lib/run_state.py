@@ -1,0 +1,65 @@
+"""What a training run needs to go on after an interruption: saved by orbax after each epoch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+
+from course_lib import CourseError
+
+
+class RunState:
+    """A folder that holds the newest whole epoch of one run: arrays, history, and what the run was started with."""
+
+    def __init__(self, folder: Path, fingerprint: dict):
+        """`fingerprint` tells runs apart: settings and data. JSON values only."""
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each step of each save
+        self.folder, self.fingerprint, self._ocp = Path(folder).absolute(), fingerprint, ocp
+
+    def save(self, state: dict, history: list[dict]) -> None:
+        """Write the state after the last epoch of `history`. The epoch before is removed once this one is complete."""
+        about = {"fingerprint": self.fingerprint, "history": history}
+        args = self._ocp.args
+        try:
+            with self._manager() as manager:
+                manager.save(
+                    len(history), args=args.Composite(state=args.StandardSave(state), about=args.JsonSave(about))
+                )
+        except OSError as error:
+            raise CourseError(f"{self.folder}: could not save the state of the run ({error})") from error
+
+    def restore(self, like: dict) -> tuple[dict, list[dict]]:
+        """The saved state, with the tree, shapes and dtypes of `like`, and the history; `like` and [] where none is.
+
+        Raises CourseError where the folder holds a run with other settings or other data.
+        """
+        args = self._ocp.args
+        with self._manager() as manager:
+            epoch = manager.latest_step()
+            if epoch is None:
+                return like, []
+            about = manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
+            different = [
+                f"{name} was {about['fingerprint'].get(name)!r} and is {value!r}"
+                for name, value in self.fingerprint.items()
+                if about["fingerprint"].get(name) != value
+            ]
+            if different:
+                raise CourseError(
+                    f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings, or --overwrite"
+                )
+            abstract = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), like)
+            state = manager.restore(epoch, args=args.Composite(state=args.StandardRestore(abstract)))["state"]
+            return state, about["history"]
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _manager(self):
+        options = self._ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        return self._ocp.CheckpointManager(self.folder, options=options)

@@ -1,0 +1,155 @@
+"""The model against PyTorch transformers' numbers (tests/goldens), and against the mistakes that ports make."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from course_lib.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from course_lib.checkpoint import load_pretrained
+from course_lib.pretrained import fetch
+
+GOLDENS = Path(__file__).parent / "goldens"
+TOLERANCE = 1e-5
+
+
+def golden(name):
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def inputs(arrays):
+    return arrays["input_ids"], arrays["attention_mask"], arrays["token_type_ids"]
+
+
+def differences(bert: BertModel, expected: dict) -> dict[str, float]:
+    """Largest absolute difference at three depths, over the real tokens: what stands at padding is never used."""
+    ids, mask, types = inputs(expected)
+    hidden = {"after_embeddings": bert.embeddings(ids, types)}
+    hidden["after_layer_1"] = bert.layers[0](hidden["after_embeddings"], mask)
+    hidden["at_the_end"] = bert(ids, mask, types)
+    real = mask.astype(bool)
+    return {name: float(np.abs(np.asarray(x) - expected[name])[real].max()) for name, x in hidden.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_pretrained(GOLDENS / "tiny")
+
+
+def test_tiny_bert_equals_pytorch_at_every_depth(tiny):
+    expected = golden("tiny")
+    found = differences(tiny.bert, expected)
+    assert max(found.values()) <= TOLERANCE, found
+    assert np.abs(tiny(*inputs(expected)) - expected["classifier"]).max() <= TOLERANCE
+
+
+def test_masked_lm_equals_pytorch():
+    expected = golden("tiny")
+    model = load_pretrained(GOLDENS / "tiny_masked_lm", architecture=BertForMaskedLM)
+    real = expected["attention_mask"].astype(bool)
+    logits = np.asarray(model(*inputs(expected)))
+    assert logits.shape == (*expected["input_ids"].shape, 100)
+    assert np.abs(logits - expected["masked_lm"])[real].max() <= 5 * TOLERANCE  # logits up to 30: 5e-5 is 2e-6 of that
+
+
+def test_real_minilm_equals_pytorch_at_every_depth():
+    found = differences(load_pretrained(fetch(), architecture=BertModel), golden("minilm"))
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def _tanh_gelu(model):
+    for layer in model.bert.layers:
+        layer.activation = "gelu_new"
+
+
+def _flax_epsilon(model):
+    for norm in [model.bert.embeddings.norm, *(layer.output_norm for layer in model.bert.layers)]:
+        norm.epsilon = 1e-6
+
+
+def _untransposed(model):
+    query = model.bert.layers[0].attention.query  # square, so that nothing complains about its shape
+    query.kernel[...] = query.kernel[...].T
+
+
+def _no_mask(model):
+    for layer in model.bert.layers:
+        layer.attention.weights = lambda x, mask, real=layer.attention.weights: real(x, jnp.ones_like(mask))
+
+
+@pytest.mark.parametrize("mistake", [_tanh_gelu, _flax_epsilon, _untransposed, _no_mask])
+def test_parity_fails_for_a_model_with(mistake):
+    model = load_pretrained(GOLDENS / "tiny")
+    mistake(model)
+    found = differences(model.bert, golden("tiny"))
+    assert max(found.values()) > TOLERANCE, f"{mistake.__name__} went unnoticed: {found}"
+
+
+def test_what_stands_at_padding_changes_nothing(tiny):
+    ids, mask, types = inputs(golden("tiny"))
+    other = np.where(mask == 1, ids, 42)
+    np.testing.assert_allclose(tiny(ids, mask, types), tiny(other, mask, types), atol=1e-6)
+
+
+def test_a_row_that_is_all_padding_gives_finite_logits_and_gradients(tiny):
+    ids, mask = np.zeros((2, 4), int), np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
+    loss, grads = nnx.value_and_grad(lambda model: (model(ids, mask) ** 2).sum())(tiny)
+    assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_attention_weights_sum_to_one_and_skip_padding(tiny):
+    ids, mask, _ = inputs(golden("tiny"))
+    weights = np.asarray(tiny.bert.layers[0].attention.weights(tiny.bert.embeddings(ids), mask))
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+    hidden = np.broadcast_to(mask[:, None, None, :] == 0, weights.shape)
+    assert weights[hidden].max() == 0
+
+
+def test_rngs_mean_dropout_and_no_rngs_mean_none(tiny):
+    ids, mask, types = inputs(golden("tiny"))
+    assert (tiny(ids, mask, types) == tiny(ids, mask, types)).all()
+    first, second = tiny(ids, mask, types, rngs=nnx.Rngs(1)), tiny(ids, mask, types, rngs=nnx.Rngs(2))
+    assert not np.allclose(first, second) and not np.allclose(first, tiny(ids, mask, types))
+    assert (first == tiny(ids, mask, types, rngs=nnx.Rngs(1))).all()
+
+
+def test_modules_store_parameters_and_nothing_else(tiny):
+    _, params, rest = nnx.split(tiny, nnx.Param, ...)
+    assert params and not jax.tree.leaves(rest)
+
+
+def test_bfloat16_computes_in_bfloat16_close_to_float32():
+    expected = golden("tiny")
+    model = load_pretrained(GOLDENS / "tiny", dtype=jnp.bfloat16)
+    ids, mask, types = inputs(expected)
+    assert model.bert(ids, mask, types).dtype == jnp.bfloat16
+    assert model.bert.layers[0].output.kernel[...].dtype == jnp.float32
+    logits = model(ids, mask, types)
+    assert logits.dtype == jnp.float32
+    assert 1e-4 < np.abs(logits - expected["classifier"]).max() < 0.5  # logits of size 5, 8 bits of precision
+
+
+def test_the_named_sizes_have_the_published_number_of_parameters():
+    def count(config):
+        model = nnx.eval_shape(lambda: BertModel(config, rngs=nnx.Rngs(0)))
+        return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+    assert count(BertConfig.bert_base()) == 109_482_240
+    assert count(BertConfig.bert_large()) == 335_141_888
+    assert count(BertConfig.minilm_l6()) == 22_713_216
+
+
+def test_impossible_sizes_and_inputs_are_refused(tiny):
+    with pytest.raises(ValueError, match="hidden_size 30 cannot be divided among 4"):
+        BertConfig.tiny(hidden_size=30)
+    with pytest.raises(ValueError, match="hidden_act 'swish' is not one of"):
+        BertConfig.tiny(hidden_act="swish")
+    with pytest.raises(ValueError, match="65 tokens a row, this model has positions for 64"):
+        tiny(np.ones((1, 65), int), np.ones((1, 65), int))
+    with pytest.raises(ValueError, match="a classifier needs class names"):
+        BertForSequenceClassification(replace(BertConfig.tiny(), labels=()), rngs=nnx.Rngs(0))
