@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,10 +67,11 @@ HEAD_KEYS = {
         "cls.predictions.bias": "vocab_bias",
     },
 }
-# In a file but not in a model: a buffer, and the word table and vocabulary bias under their second names.
-NOT_PARAMETERS = {"embeddings.position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+# In a file but in no model here: a buffer, the word table and vocabulary bias under their second names, and the head
+# for BERT's other pretraining task, "does this sentence follow that one?".
+NOT_IN_MODELS = ("embeddings.position_ids", "cls.predictions.decoder.", "cls.seq_relationship.")
 # Parts that a checkpoint may lack (they are then newly initialised) or have over (they are then left out).
-OPTIONAL_PARTS = ("pooler.", "classifier.", "cls.")
+OPTIONAL_PARTS = {"pooler.": "pooler", "classifier.": "classifier", "cls.predictions.": "masked-word head"}
 
 Model = BertModel | BertForSequenceClassification | BertForMaskedLM
 
@@ -86,37 +89,39 @@ def load_pretrained(
 
     `labels` names the classes; `num_labels` only counts them. With neither, the folder's own names are used. Where
     the folder has a classifier for just these classes it is loaded; otherwise a new one is initialised from `seed`,
-    and a log line says so. Weights stored in float16 or bfloat16 become float32 parameters; `dtype` is what the
-    model computes in.
+    and a log line says so, as it does for a pooler. Weights stored in float16 or bfloat16 become float32 parameters;
+    `dtype` is what the model computes in.
 
     Raises CourseError, listing every problem at once: no or broken config.json, not a BERT, missing or unknown keys,
-    wrong shapes, a truncated file, only pickled weights.
+    wrong shapes, weights that are not numbers, a truncated file, a missing shard, only pickled weights.
     """
     folder = Path(folder)
     config, stored_labels = read_config(folder)
     tensors = _open_tensors(folder)
     if architecture is BertForSequenceClassification:
+        if not stored_labels and "classifier.weight" in tensors:
+            # transformers writes no names where they are LABEL_0 and LABEL_1, its defaults
+            stored_labels = _numbered_labels(math.prod(tensors["classifier.weight"].get_shape()[:1]))
         wanted = _choose_labels(folder, stored_labels, labels, num_labels)
         if wanted != stored_labels:  # another task: its classifier is of no use here
             tensors = {key: value for key, value in tensors.items() if not key.startswith("classifier.")}
         config = BertConfig(**{**vars(config), "labels": wanted})
 
-    model = nnx.eval_shape(lambda: architecture(config, dtype=dtype, rngs=nnx.Rngs(seed)))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(nnx.eval_shape(lambda: architecture(config, dtype=dtype, rngs=nnx.Rngs(seed))))
     flat = {_dotted(path): value for path, value in nnx.to_flat_state(state)}
     table = key_table(architecture, config)
     new_parts = _compare(folder, tensors, table, flat)
-    initial = _initial_values(architecture, config, dtype, seed) if new_parts else {}
-
-    values = {}
-    for key, path in table.items():
-        if key in tensors:
-            array = tensors[key]()
-            values[path] = jnp.asarray(array.T if path.endswith("kernel") else array, jnp.float32)
-        else:
-            values[path] = initial[path]
+    values = _initial_values(architecture, config, seed, [path for key, path in table.items() if key not in tensors])
+    damaged = []
+    for key in table.keys() & tensors.keys():
+        array, path = tensors[key][:].astype(np.float32), table[key]
+        values[path] = jnp.array(array.T if path.endswith("kernel") else array)
+        if not np.isfinite(array).all():
+            damaged.append(key)
+    if damaged:  # training cannot repair them: one NaN makes every gradient NaN
+        raise CourseError(f"{folder}: NaN or infinite weights in {', '.join(sorted(damaged))}; fetch or train it again")
     for part in new_parts:
-        log.warning("%s: no %s in the checkpoint, newly initialised; train it before use", folder.name, part)
+        log.warning("%s: no fitting %s in the checkpoint, newly initialised; train it before use", folder, part)
     filled = [(path, value.replace(values[_dotted(path)])) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -125,35 +130,35 @@ def save_pretrained(model: Model, folder: str | Path, tokenizer=None) -> Path:
     """Write `model`, and the `tokenizer` of transformers that goes with it, to `folder` in Hugging Face layout.
 
     All files are written in full beside their final names first and renamed last, so a full disk or an interruption
-    leaves what was there before. Raises CourseError where it cannot write.
+    while writing leaves what was there before. Raises CourseError where it cannot write.
     """
     folder = Path(folder)
     prefix = "" if isinstance(model, BertModel) else "bert."
-    flat = _arrays(model)
-    head_keys = HEAD_KEYS[type(model)]
-    tensors = {}
+    flat, head_keys, tensors = _arrays(model), HEAD_KEYS[type(model)], {}
     for key, path in key_table(type(model), model.config).items():
         array = np.asarray(flat[path], np.float32)
-        name = key if key in head_keys else prefix + key
-        tensors[name] = np.ascontiguousarray(array.T if path.endswith("kernel") else array)
+        tensors[key if key in head_keys else prefix + key] = np.ascontiguousarray(array.T if path.endswith("kernel") else array)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
             temporary = Path(temporary)
+            config, weights = temporary / "config.json", temporary / "model.safetensors"
+            config.write_text(json.dumps(_config_to_json(model), indent=2) + "\n", "utf-8", newline="\n")
+            save_file(tensors, weights, metadata={"format": "pt"})
+            weights.chmod(config.stat().st_mode)  # safetensors writes files that only their owner may read
             if tokenizer is not None:
-                tokenizer.save_pretrained(temporary)
-            (temporary / "config.json").write_text(json.dumps(_config_to_json(model), indent=2) + "\n", "utf-8")
-            save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+                try:
+                    tokenizer.save_pretrained(temporary)
+                except Exception as error:  # of a full disk, tokenizers says no more than Exception
+                    raise OSError(f"tokenizer: {error}") from error
             for path in temporary.iterdir():
-                path.chmod(0o644)  # safetensors writes files that only their owner may read
-                with path.open("rb") as file:
+                with path.open("r+b") as file:  # Windows flushes only what is open for writing
                     os.fsync(file.fileno())
-            for path in sorted(temporary.iterdir()):
+            # The weights first: where another program holds the old ones, Windows refuses before anything changed.
+            for path in sorted(temporary.iterdir(), key=lambda path: path != weights):
                 path.replace(folder / path.name)
     except (OSError, SafetensorError) as error:
-        raise CourseError(
-            f"{folder}: could not save the model ({error}); what was there before is unchanged"
-        ) from error
+        raise CourseError(f"{folder}: could not save the model ({error}); what was there is unchanged") from error
     return folder
 
 
@@ -164,9 +169,8 @@ def key_table(architecture: type[Model], config: BertConfig) -> dict[str, str]:
         encoder |= {f"encoder.layer.{i}.{key}": f"layers.{i}.{path}" for key, path in LAYER_KEYS.items()}
     if architecture is not BertForMaskedLM:
         encoder |= POOLER_KEYS
-    if architecture is BertModel:
-        return encoder
-    return {key: f"bert.{path}" for key, path in encoder.items()} | HEAD_KEYS[architecture]
+    prefix = "" if architecture is BertModel else "bert."
+    return {key: prefix + path for key, path in encoder.items()} | HEAD_KEYS[architecture]
 
 
 def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
@@ -180,23 +184,19 @@ def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
         if not isinstance(raw, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:
-        raise CourseError(
-            f"{folder}: no config.json there; a model folder has config.json and model.safetensors"
-        ) from None
-    except (OSError, ValueError) as error:
+        raise CourseError(f"{folder}: no config.json; a model folder has config.json and model.safetensors") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise CourseError(f"{path}: cannot be read as JSON ({error})") from None
     if raw.get("model_type") != "bert":
-        raise CourseError(
-            f"{path}: model_type is {raw.get('model_type')!r}, this course's model is 'bert'; choose a BERT"
-        )
+        raise CourseError(f"{path}: model_type is {raw.get('model_type')!r}, not 'bert'; choose a BERT")
 
-    problems = []
-    sizes = {}
+    problems, sizes = [], {}
     for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                   "max_position_embeddings", "type_vocab_size"):  # fmt: skip
         value = raw.get(field, getattr(BertConfig, field))
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{field} is {value!r}, not a positive whole number")
+        most = 1_000 if field == "num_hidden_layers" else 2**31 - 1  # layers are laid out before weights are compared
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            problems.append(f"{field} is {value!r}, not a whole number from 1 to {most:,}")
         sizes[field] = value
     for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
         value = raw.get(field, getattr(BertConfig, field))
@@ -204,7 +204,7 @@ def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
             problems.append(f"{field} is {value!r}, not a number from 0 to 1")
         sizes[field] = value
     sizes["hidden_act"] = raw.get("hidden_act", BertConfig.hidden_act)
-    if sizes["hidden_act"] not in ACTIVATIONS:
+    if sizes["hidden_act"] not in tuple(ACTIVATIONS):  # a tuple: what stands there may be a list, which has no hash
         problems.append(f"hidden_act is {sizes['hidden_act']!r}, supported are {', '.join(ACTIVATIONS)}")
     if raw.get("position_embedding_type", "absolute") != "absolute":
         problems.append(f"position_embedding_type is {raw['position_embedding_type']!r}, supported is 'absolute'")
@@ -213,16 +213,17 @@ def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
             problems.append(f"{field} is true, this model is an encoder")
     if raw.get("tie_word_embeddings", True) is not True:
         problems.append("tie_word_embeddings is false, this model's vocabulary layer is the word table")
-    id2label = raw.get("id2label", {})
+    id2label = raw.get("id2label") or {}
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(i) for i in range(len(id2label))):
         problems.append("id2label does not number its labels from 0")
+    elif len({name for name in id2label.values() if isinstance(name, str)}) < len(id2label):
+        problems.append("id2label has labels that are not text, or the same one twice")
     if problems:
         raise CourseError(f"{path}: " + "; ".join(problems))
     try:
-        config = BertConfig(**sizes)
+        return BertConfig(**sizes), tuple(id2label[str(i)] for i in range(len(id2label)))
     except ValueError as error:
         raise CourseError(f"{path}: {error}") from None
-    return config, tuple(str(id2label[str(i)]) for i in range(len(id2label)))
 
 
 def _config_to_json(model: Model) -> dict:
@@ -239,59 +240,60 @@ def _config_to_json(model: Model) -> dict:
 
 
 def _choose_labels(folder, stored, labels, num_labels) -> tuple[str, ...]:
+    if labels is None and num_labels is not None:
+        labels = stored if len(stored) == num_labels else _numbered_labels(num_labels)
     if labels is not None:
         if len(set(labels)) != len(labels) or len(labels) < 2:
-            raise CourseError(f"labels must be at least two different names, got {list(labels)}")
+            raise CourseError(f"a classifier needs at least two different labels, got {list(labels)}")
         return tuple(labels)
-    if num_labels is not None:
-        return stored if len(stored) == num_labels else tuple(f"LABEL_{i}" for i in range(num_labels))
     if not stored:
         raise CourseError(f"{folder}: this model has no labels of its own; say labels=[…] or num_labels=…")
     return stored
 
 
+def _numbered_labels(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
 def _open_tensors(folder: Path) -> dict:
-    """{key without `bert.`, new LayerNorm names: function that reads the tensor}, from one file or from shards."""
+    """{key without `bert.`, new LayerNorm names: tensor, read when it is sliced}, from one file or from shards."""
     index = folder / "model.safetensors.index.json"
-    try:
-        if (folder / "model.safetensors").is_file():
-            names = ["model.safetensors"]
-        elif index.is_file():
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        else:
-            pickles = [p.name for p in sorted(folder.glob("*.bin"))] if folder.is_dir() else []
-            if pickles:
-                raise CourseError(
-                    f"{folder}: only pickled weights ({', '.join(pickles)}). Opening a pickle runs any code that is "
-                    "in it, so it is refused; open it once with PyTorch transformers where you trust it, and "
-                    "model.save_pretrained(…) writes model.safetensors"
-                )
-            raise CourseError(f"{folder}: no model.safetensors there; check the path, or run: course model")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(f"{index}: not an index of shards ({error!r})") from None
-    tensors = {}
+    if (folder / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    elif index.is_file():
+        names = _shards(index)
+    elif pickles := [path.name for path in sorted(folder.glob("*.bin"))]:
+        raise CourseError(
+            f"{folder}: only pickled weights ({', '.join(pickles)}), refused since opening a pickle runs code that is in "
+            "it; if you trust it, PyTorch transformers opens it, and its save_pretrained writes model.safetensors"
+        )
+    else:
+        raise CourseError(f"{folder}: no model.safetensors there; check the path, or run: course model")
+    tensors, problems = {}, []
     for name in names:
         try:
-            file = safe_open(folder / name, framework="flax")
+            file = safe_open(folder / name, framework="numpy")
             for key in file.keys():
-                tensors[_plain(key)] = _Stored(file, key)
-        except (OSError, SafetensorError) as error:
-            raise CourseError(
-                f"{folder / name}: truncated or not a safetensors file ({error}); fetch it again"
-            ) from None
+                if _plain(key) in tensors:
+                    problems.append(f"{name} has {_plain(key)} a second time")
+                tensors[_plain(key)] = file.get_slice(key)
+        except OSError as error:
+            problems.append(f"{name} cannot be read ({error})")
+        except SafetensorError as error:
+            problems.append(f"{name} is truncated or not a safetensors file ({error})")
+    if problems:
+        raise CourseError(f"{folder}: {'; '.join(problems)}; fetch it again")
     return tensors
 
 
-class _Stored:
-    """One tensor in a file, read when it is called."""
-
-    def __init__(self, file, key: str):
-        self.file, self.key = file, key
-        stored = file.get_slice(key)
-        self.shape, self.dtype = tuple(stored.get_shape()), stored.get_dtype()
-
-    def __call__(self) -> jax.Array:
-        return self.file.get_tensor(self.key)
+def _shards(index: Path) -> list[str]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        if strange := [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name)]:
+            raise ValueError(f"{', '.join(strange)}: not .safetensors files in this folder")  # no way out of it
+        return names
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CourseError(f"{index}: not an index of shards ({error!r}); fetch it again") from None
 
 
 def _plain(key: str) -> str:
@@ -302,37 +304,41 @@ def _plain(key: str) -> str:
 
 def _compare(folder: Path, tensors: dict, table: dict[str, str], flat: dict) -> list[str]:
     """Hold a file against a model; the parts to initialise anew, or one error with every difference."""
-    problems = []
+    problems, new_parts, left_out = [], [], NOT_IN_MODELS
     missing = [key for key in table if key not in tensors]
-    new_parts = []
-    for part in OPTIONAL_PARTS:
+    for part, name in OPTIONAL_PARTS.items():
         of_part = [key for key in table if key.startswith(part)]
-        if of_part and all(key in missing for key in of_part):  # a part that is there in half is damage
-            new_parts.append({"cls.": "masked-word head"}.get(part, part.rstrip(".")))
+        if not of_part:
+            left_out += (part,)
+        elif all(key in missing for key in of_part):  # a part that is there in half is damage
+            new_parts.append(name)
             missing = [key for key in missing if key not in of_part]
     if missing:
         problems.append(f"missing: {', '.join(missing)}")
-    unknown = [
-        key for key in tensors if key not in table and key not in NOT_PARAMETERS and not key.startswith(OPTIONAL_PARTS)
-    ]
+    unknown = [key for key in tensors if key not in table and not key.startswith(left_out)]
     if unknown:
         problems.append(f"unknown: {', '.join(unknown)}")
-    for key, path in table.items():
-        if key not in tensors:
-            continue
-        expected = tuple(flat[path].shape)
-        expected = expected[::-1] if path.endswith("kernel") else expected
-        if tensors[key].shape != expected:
-            problems.append(f"{key} has shape {list(tensors[key].shape)}, config.json asks for {list(expected)}")
-        elif tensors[key].dtype not in ("F64", "F32", "F16", "BF16"):
-            problems.append(f"{key} is stored as {tensors[key].dtype}, not as floating-point numbers")
+    for key in [key for key in table if key in tensors]:
+        expected, shape, dtype = list(flat[table[key]].shape), tensors[key].get_shape(), tensors[key].get_dtype()
+        if table[key].endswith("kernel"):
+            expected.reverse()
+        if shape != expected:
+            problems.append(f"{key} has shape {shape}, config.json asks for {expected}")
+        elif dtype not in ("F64", "F32", "F16", "BF16"):
+            problems.append(f"{key} is stored as {dtype}, not as floating-point numbers")
     if problems:
         raise CourseError(f"{folder}: the weights do not fit config.json: " + "; ".join(problems))
     return new_parts
 
 
-def _initial_values(architecture, config: BertConfig, dtype, seed: int) -> dict:
-    return _arrays(architecture(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+def _initial_values(architecture, config: BertConfig, seed: int, paths: list[str]) -> dict[str, jax.Array]:
+    """Parameters of a new model. Under jit, XLA drops all that are not among `paths`: 0.7 s instead of 3.5 s."""
+
+    def make():
+        flat = _arrays(architecture(config, rngs=nnx.Rngs(seed)))
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(make)() if paths else {}
 
 
 def _arrays(model: Model) -> dict[str, jax.Array]:

@@ -61,7 +61,7 @@ class Examples:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens a text, int [n]."""
-        return np.array([len(ids) for ids in self.token_ids])
+        return np.array([len(ids) for ids in self.token_ids], int)
 
 
 class Batch(NamedTuple):
@@ -117,10 +117,11 @@ def _decode(path: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")  # Excel puts a byte-order mark first: -sig takes it away
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        rest = error.object  # without the byte-order mark: error.start counts from here
+        line = rest.count(b"\n", 0, error.start) + 1
         guess = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise CourseError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8, "
+            f"{path}: line {line} is not UTF-8 (byte 0x{rest[error.start]:02x}); save it as UTF-8, "
             f"for example: iconv -f {guess} -t UTF-8 {path.name}"
         ) from None
 
@@ -132,8 +133,8 @@ def _read_separated(path: Path, content: str, columns: list[str]) -> tuple[list[
     lines, rows = [], []
     line = 1
     try:
-        header = next(reader, [])
-        places = [_find_column(path, column, header) for column in columns] if header else []
+        header = next(filter(None, reader), [])  # a blank line is an empty row
+        places = [_find_column(str(path), column, header) for column in columns] if header else []
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -159,31 +160,35 @@ def _read_jsonl(path: Path, content: str, columns: list[str]) -> tuple[list[int]
         try:
             record = json.loads(raw)
         except ValueError as error:
-            raise CourseError(f"{path}: line {line} is not JSON ({error})") from None
+            # error.msg alone: its line number counts from this line.
+            raise CourseError(f"{path}: line {line} is not JSON ({getattr(error, 'msg', error)})") from None
         if not isinstance(record, dict):
             raise CourseError(f'{path}: line {line} is not an object such as {{"text": "…", "label": "…"}}')
-        values = [
-            record[column] if column in record else _find_column(path, column, list(record)) for column in columns
-        ]
+        for column in columns:
+            _find_column(f"{path}: line {line}", column, list(record))
+        values = [record[column] for column in columns]
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, bool | list | dict):
                 raise CourseError(f"{path}: line {line}: {column!r} is {json.dumps(value)}, not a text")
+            if re.search("[\ud800-\udfff]", str(value)):
+                raise CourseError(f"{path}: line {line}: {column!r} holds half a character (\\ud800 to \\udfff)")
         lines.append(line)
         rows.append(["" if value is None else str(value) for value in values])
     return lines, rows
 
 
-def _find_column(path: Path, column: str, header: list[str]) -> int:
+def _find_column(where: str, column: str, header: list[str]) -> int:
     if header.count(column) != 1:
         how = "no" if column not in header else "more than one"
-        raise CourseError(f"{path}: {how} column {column!r}; there are: {', '.join(map(repr, header))}")
+        raise CourseError(f"{where}: {how} column {column!r}; there are: {', '.join(map(repr, header))}")
     return header.index(column)
 
 
 def split_off(table: Table, fraction: float = 0.15, seed: int = 0) -> tuple[Table, Table]:
     """Hold out about `fraction` of the rows, each class in proportion → (rest, held out).
 
-    Rows with the same words stay on one side: a model that has seen a message must not be examined on it.
+    Rows with the same words stay on one side: a model that has seen a message must not be examined on it. Every class
+    has rows in the rest: a class that is never trained cannot be examined. Raises CourseError where there are too few.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -200,7 +205,12 @@ def split_off(table: Table, fraction: float = 0.15, seed: int = 0) -> tuple[Tabl
             rest, held_out = next(splitter.split(table.texts, table.labels, groups))
         except ValueError as error:
             raise CourseError(f"{table.source}: cannot hold rows out for validation ({error})") from None
-    return table[rest], table[held_out]
+    trained = {table.labels[i] for i in rest}
+    back = {groups[i] for i in held_out if table.labels[i] not in trained}
+    held_out = {i for i in held_out if groups[i] not in back}
+    if not held_out:
+        raise CourseError(f"{table.source}: cannot hold rows out for validation: too few rows a class")
+    return table[[i for i in range(len(table)) if i not in held_out]], table[sorted(held_out)]
 
 
 def class_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
@@ -213,22 +223,31 @@ def class_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
 
 
 def load_tokenizer(folder: str | Path):
-    """The tokenizer in a model's folder, as transformers' AutoTokenizer opens it."""
+    """The tokenizer in a model's folder, as transformers' AutoTokenizer opens it. CourseError where there is none."""
     import os
+
+    files = ("tokenizer.json", "vocab.txt")
+    if not any((Path(folder) / name).is_file() for name in files):  # else it makes one up that knows no words
+        raise CourseError(f"{folder}: no tokenizer there; it needs {' or '.join(files)}")
 
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # or it warns of missing PyTorch
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CourseError(f"{folder}: no tokenizer there ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # for a damaged file it raises OSError, ValueError, KeyError or a plain Exception
+        why = str(error).partition("\n")[0]
+        raise CourseError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {why})") from None
 
 
 def tokenize(tokenizer, texts: Sequence[str], max_length: int, labels: np.ndarray | None = None) -> Examples:
     """Texts → token ids with [CLS] and [SEP], cut to `max_length` tokens. `labels`: class indices, int [n]."""
+    if labels is None:
+        labels = np.zeros(len(texts), np.int32)
+    if not len(texts):  # the tokenizer does not take an empty list
+        return Examples([], labels)
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)
-    return Examples(encoded["input_ids"], np.zeros(len(texts), np.int32) if labels is None else labels)
+    return Examples(encoded["input_ids"], labels)
 
 
 def bucket_lengths(lengths: Sequence[int], max_buckets: int = MAX_BUCKETS, multiple: int = 8) -> tuple[int, ...]:
@@ -252,8 +271,9 @@ def batches(
 ) -> Iterator[Batch]:
     """Every example once, in batches of `batch_size` rows and one of the `buckets` lengths.
 
-    With `rng` in random order (training), without in order of length. What does not fill a batch moves up to the
-    next longer bucket, so only the last batch has rows of weight 0.
+    With `rng` in random order (training), without from the shortest bucket to the longest. What does not fill a batch
+    moves up to the next longer bucket, so only one batch has rows of weight 0. A text longer than the last bucket is
+    cut there.
     """
     order = np.arange(len(examples)) if rng is None else rng.permutation(len(examples))
     bucket_of = np.searchsorted(buckets, np.minimum(examples.lengths, buckets[-1]))

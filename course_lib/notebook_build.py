@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib import CourseError
+from course_lib.files import write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -44,7 +45,7 @@ FIRST_CELL = re.compile(r"(# ---\n(#.*\n)*?# ---\n)?\s*# %%")  # after the heade
 MARKER = re.compile(r"(?P<indent>\s*)#+\s*(?P<kind>BEGIN|END) SOLUTION\b", re.IGNORECASE)
 COMMENT_SWITCH = re.compile(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)  # nbval obeys these; we want reasons
 # Under PYTEST_CURRENT_TEST ipykernel loses text written to the file descriptors; the others change what cells show.
-DROPPED_VARIABLES = ("PYTEST_", "JAX_", "XLA_", "PYTHONSTARTUP", "PYTHONWARNINGS", "MPLBACKEND", "COLUMNS", "LINES")
+DROPPED_VARIABLES = ("PYTEST_", "JAX_", "XLA_", "COURSE_MODEL", "PYTHONSTARTUP", "PYTHONWARNINGS", "MPLBACKEND", "COLUMNS", "LINES")
 EXCEPTIONS = {"nbval-skip", "nbval-ignore-output", "raises-exception"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -77,6 +78,8 @@ def build(
     are missing, orphaned or unlike their source. All lessons are read before the first is executed. Notebooks that
     were finished before a failure stay.
     """
+    import nbformat
+
     root = Path(root).resolve()
     planned = plan(root, only)
     problems = {path: problem for path, notebook in planned.items() if (problem := _problem(path, notebook))}
@@ -94,7 +97,7 @@ def build(
     for path in stale:
         start = time.perf_counter()
         _execute(root, path, planned[path])
-        _write(path, planned[path])
+        write_text(path, nbformat.writes(planned[path]) + "\n")
         report(f"{path.relative_to(root).as_posix()}: executed in {time.perf_counter() - start:.0f} s")
     for path in orphans:
         path.unlink()
@@ -319,16 +322,3 @@ def _keep_out_machine_paths(root: Path, cell: NotebookNode, where: str) -> None:
                 raise _error(where, cell, f"shows {folder}, a folder of this machine. Print a name or a relative path.")
             if output.output_type == "error":
                 output.traceback = [line.replace(f"{folder}{os.sep}", "") for line in output.traceback]
-
-
-def _write(path: Path, notebook: NotebookNode) -> None:
-    """All of the file or none of it."""
-    import nbformat
-
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CourseError(f"{path}: could not be written ({error.strerror}). The old file is as it was.") from error

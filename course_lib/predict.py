@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from course_lib import CourseError
+from course_lib.bert import BertModel
 from course_lib.cache import enable_compile_cache
 from course_lib.checkpoint import load_pretrained
 from course_lib.data import (
@@ -52,6 +54,27 @@ def predict_logits(
         real = batch.index >= 0
         logits[batch.index[real]] = np.asarray(values)[real]
     return logits
+
+
+def embed(model: BertModel, examples: Examples, batch_size: int = 32) -> np.ndarray:
+    """One vector a text, float32 [n, H] of length 1: the mean of its tokens' vectors, scaled.
+
+    Sentence-BERT's mean pooling (Reimers & Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3), which the
+    course's pretrained model was trained for: the dot product of two such vectors says how alike two texts are.
+    """
+    graph, params = nnx.split(model, nnx.Param)
+    vectors = np.zeros((len(examples), model.config.hidden_size), np.float32)
+    for batch in batches(examples, batch_size, bucket_lengths(examples.lengths)):
+        real = batch.index >= 0
+        vectors[batch.index[real]] = np.asarray(_mean_vectors(graph, params, batch))[real]
+    return vectors
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _mean_vectors(graph, params, batch: Batch) -> jax.Array:
+    hidden = nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # [B, T, H]
+    total = (hidden * batch.attention_mask[:, :, None]).sum(axis=1)  # [B, H]; the mean's divisor cancels below
+    return total / jnp.maximum(jnp.linalg.norm(total, axis=-1, keepdims=True), 1e-9)
 
 
 @dataclass(frozen=True)

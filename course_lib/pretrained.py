@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib import CourseError
+from course_lib.cache import cache_folder
 
 if TYPE_CHECKING:  # importing it for real imports jax
     from course_lib.bert import BertConfig
@@ -87,13 +88,6 @@ class ModelInfo:
 def default_model() -> str:
     """The model that the course uses where none is named: environment variable COURSE_MODEL, or MODEL."""
     return os.environ.get("COURSE_MODEL") or MODEL
-
-
-def cache_folder() -> Path:
-    """Where the course keeps what it fetched: environment variable COURSE_CACHE, or the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.path.expanduser(os.environ.get("COURSE_CACHE") or user_cache_dir("loss-to-bert"))).absolute()
 
 
 def _to_stderr(line: str) -> None:

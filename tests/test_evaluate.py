@@ -6,7 +6,9 @@ import warnings
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.base import clone
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from course_lib import CourseError
 from course_lib.evaluate import Interval, evaluate, mean_sd, tfidf_baseline
@@ -186,16 +188,17 @@ def test_baseline_learns_what_words_can_say():
     assert f1_score(labels[300:], model.predict(texts[300:]), average="macro") > 0.9
 
 
-def test_baseline_is_deterministic():
-    texts, labels = keyword_texts(80)
-    first, second = (tfidf_baseline(texts, labels).predict_proba(texts) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
+def test_baseline_is_deterministic_even_where_the_folds_decide():
+    texts, _ = keyword_texts(40)
+    labels = ["a", "b", "a", "b", "b"] * 8  # nothing to learn: which C wins is chance
+    first, second = ([tfidf_baseline(texts, labels, seed=seed)["classifier"].C for seed in range(6)] for _ in range(2))
+    assert first == second and len(set(first)) > 1
 
 
 def test_baseline_does_not_favour_the_frequent_class():
-    texts = [f"parcel number {i}" for i in range(30)] + [f"refund number {i}" for i in range(6)]
-    model = tfidf_baseline(texts, ["delivery"] * 30 + ["refund"] * 6)
-    np.testing.assert_allclose(model.predict_proba(["number"]), [[0.5, 0.5]], atol=0.1)
+    texts = ["hello parcel", "parcel please", "hello"] * 20 + ["hello refund", "refund please", "hello"] * 3
+    model = tfidf_baseline(texts, ["delivery"] * 60 + ["refund"] * 9)
+    np.testing.assert_allclose(model.predict_proba(["hello"]), [[0.5, 0.5]], atol=0.1)  # unweighted: 0.86
 
 
 def test_baseline_sees_word_pairs():
@@ -204,11 +207,16 @@ def test_baseline_sees_word_pairs():
     assert model.predict(["not slow", "not quick"]).tolist() == ["good", "bad"]
 
 
-def test_baseline_chooses_c_on_the_data():
-    texts, labels = keyword_texts(80)
-    shuffled = np.random.default_rng(0).permutation(labels).tolist()
-    chosen = {tfidf_baseline(texts, labels)["classifier"].C, tfidf_baseline(texts, shuffled)["classifier"].C}
-    assert len(chosen) == 2
+@pytest.mark.parametrize("n", [80, 120])
+def test_baseline_takes_the_c_that_cross_validation_scores_highest(n):
+    texts, labels = keyword_texts(n)
+    model = tfidf_baseline(texts, labels)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    scores = {
+        c: cross_val_score(clone(model).set_params(classifier__C=c), texts, labels, scoring="f1_macro", cv=folds).mean()
+        for c in (1, 10, 100)
+    }
+    assert model["classifier"].C == max(scores, key=scores.get) == {80: 1, 120: 100}[n]
 
 
 @pytest.mark.parametrize("per_class", [1, 2, 3])
