@@ -28,7 +28,7 @@ from flax import nnx
 from course_lib.bert import BertForSequenceClassification
 from course_lib.checkpoint import load_pretrained
 from course_lib.data import class_indices, load_tickets, load_tokenizer, tokenize
-from course_lib.evaluate import evaluate, mean_sd, tfidf_baseline
+from course_lib.evaluate import evaluate, tfidf_baseline
 from course_lib.pretrained import fetch
 from course_lib.train import TrainConfig, fit_seeds
 
@@ -46,11 +46,10 @@ def course(*arguments: str, **environment: str) -> float:
 
 def finetune_once(folder: Path) -> list[tuple[str, str]]:
     """`course finetune tickets` in a process of its own, with nothing compiled before."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    seconds = course("finetune", "tickets", "--out", str(folder / "tickets"), JAX_COMPILATION_CACHE_DIR=str(folder / "xla"))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert peak > before, "another child used more memory; run this on its own"
-    again = course("finetune", "tickets", "--out", str(folder / "again"), JAX_COMPILATION_CACHE_DIR=str(folder / "xla"))
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
+    seconds = course("finetune", "tickets", "--out", str(folder / "tickets"), **compiled)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child so far: this one is the first
+    again = course("finetune", "tickets", "--out", str(folder / "again"), **compiled)
     metrics = json.loads((folder / "again" / "metrics.json").read_text())
     speed = np.median([epoch["examples_per_second"] for epoch in metrics["history"]])
     unit = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is in bytes there, in KiB elsewhere
@@ -86,7 +85,10 @@ def tickets_scores() -> list[tuple[str, str]]:
 
 def sst2(data: Path, folder: Path) -> list[tuple[str, str]]:
     for name in ("train", "dev"):
-        with (data / f"{name}.tsv").open(encoding="utf-8") as file, (folder / f"{name}.csv").open("w", newline="") as out:
+        with (
+            (data / f"{name}.tsv").open(encoding="utf-8") as file,
+            (folder / f"{name}.csv").open("w", newline="") as out,
+        ):
             writer = csv.writer(out)
             writer.writerow(["text", "label"])
             writer.writerows(line.rstrip("\n").rsplit("\t", 1) for line in file)

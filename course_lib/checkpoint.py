@@ -7,9 +7,9 @@ error. `save_pretrained` writes what `transformers.AutoModelForSequenceClassific
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import math
 import os
 import re
 import tempfile
@@ -101,7 +101,7 @@ def load_pretrained(
     if architecture is BertForSequenceClassification:
         if not stored_labels and "classifier.weight" in tensors:
             # transformers writes no names where they are LABEL_0 and LABEL_1, its defaults
-            stored_labels = _numbered_labels(math.prod(tensors["classifier.weight"].get_shape()[:1]))
+            stored_labels = _numbered_labels((tensors["classifier.weight"].get_shape() or [0])[0])
         wanted = _choose_labels(folder, stored_labels, labels, num_labels)
         if wanted != stored_labels:  # another task: its classifier is of no use here
             tensors = {key: value for key, value in tensors.items() if not key.startswith("classifier.")}
@@ -111,7 +111,8 @@ def load_pretrained(
     flat = {_dotted(path): value for path, value in nnx.to_flat_state(state)}
     table = key_table(architecture, config)
     new_parts = _compare(folder, tensors, table, flat)
-    values = _initial_values(architecture, config, seed, [path for key, path in table.items() if key not in tensors])
+    new_paths = tuple(path for key, path in table.items() if key not in tensors)
+    values = _initial_values(jax.random.key(seed), architecture, config, new_paths) if new_paths else {}
     damaged = []
     for key in table.keys() & tensors.keys():
         array, path = tensors[key][:].astype(np.float32), table[key]
@@ -137,7 +138,8 @@ def save_pretrained(model: Model, folder: str | Path, tokenizer=None) -> Path:
     flat, head_keys, tensors = _arrays(model), HEAD_KEYS[type(model)], {}
     for key, path in key_table(type(model), model.config).items():
         array = np.asarray(flat[path], np.float32)
-        tensors[key if key in head_keys else prefix + key] = np.ascontiguousarray(array.T if path.endswith("kernel") else array)
+        array = np.ascontiguousarray(array.T) if path.endswith("kernel") else array
+        tensors[key if key in head_keys else prefix + key] = array
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
@@ -264,8 +266,8 @@ def _open_tensors(folder: Path) -> dict:
         names = _shards(index)
     elif pickles := [path.name for path in sorted(folder.glob("*.bin"))]:
         raise CourseError(
-            f"{folder}: only pickled weights ({', '.join(pickles)}), refused since opening a pickle runs code that is in "
-            "it; if you trust it, PyTorch transformers opens it, and its save_pretrained writes model.safetensors"
+            f"{folder}: only pickled weights ({', '.join(pickles)}), refused: opening a pickle runs code in it; if "
+            "you trust it, PyTorch transformers opens it, and its save_pretrained writes model.safetensors"
         )
     else:
         raise CourseError(f"{folder}: no model.safetensors there; check the path, or run: course model")
@@ -290,7 +292,7 @@ def _shards(index: Path) -> list[str]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
         if strange := [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name)]:
-            raise ValueError(f"{', '.join(strange)}: not .safetensors files in this folder")  # no way out of it
+            raise CourseError(f"{index}: a shard is a .safetensors file in the same folder, not {', '.join(strange)}")
         return names
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CourseError(f"{index}: not an index of shards ({error!r}); fetch it again") from None
@@ -331,14 +333,11 @@ def _compare(folder: Path, tensors: dict, table: dict[str, str], flat: dict) -> 
     return new_parts
 
 
-def _initial_values(architecture, config: BertConfig, seed: int, paths: list[str]) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("architecture", "config", "paths"))
+def _initial_values(key: jax.Array, architecture, config: BertConfig, paths: tuple[str, ...]) -> dict[str, jax.Array]:
     """Parameters of a new model. Under jit, XLA drops all that are not among `paths`: 0.7 s instead of 3.5 s."""
-
-    def make():
-        flat = _arrays(architecture(config, rngs=nnx.Rngs(seed)))
-        return {path: flat[path] for path in paths}
-
-    return jax.jit(make)() if paths else {}
+    flat = _arrays(architecture(config, rngs=nnx.Rngs(key)))
+    return {path: flat[path] for path in paths}
 
 
 def _arrays(model: Model) -> dict[str, jax.Array]:

@@ -290,14 +290,19 @@ def batches(
         yield _pad(examples, rows, batch_size, length)
 
 
-def _pad(examples: Examples, rows: np.ndarray, batch_size: int, length: int) -> Batch:
-    batch = Batch(
+def empty_batch(batch_size: int, length: int) -> Batch:
+    """A batch whose rows are all padding and count for nothing."""
+    return Batch(
         input_ids=np.zeros((batch_size, length), np.int32),  # 0 is [PAD] in every BERT vocabulary
         attention_mask=np.zeros((batch_size, length), np.int32),
         labels=np.zeros(batch_size, np.int32),
         weights=np.zeros(batch_size, np.float32),
         index=np.full(batch_size, -1, np.int32),
     )
+
+
+def _pad(examples: Examples, rows: np.ndarray, batch_size: int, length: int) -> Batch:
+    batch = empty_batch(batch_size, length)
     for place, row in enumerate(rows):
         ids = examples.token_ids[row][:length]
         batch.input_ids[place, : len(ids)] = ids

@@ -45,7 +45,9 @@ FIRST_CELL = re.compile(r"(# ---\n(#.*\n)*?# ---\n)?\s*# %%")  # after the heade
 MARKER = re.compile(r"(?P<indent>\s*)#+\s*(?P<kind>BEGIN|END) SOLUTION\b", re.IGNORECASE)
 COMMENT_SWITCH = re.compile(r"^\s*#+\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)  # nbval obeys these; we want reasons
 # Under PYTEST_CURRENT_TEST ipykernel loses text written to the file descriptors; the others change what cells show.
-DROPPED_VARIABLES = ("PYTEST_", "JAX_", "XLA_", "COURSE_MODEL", "PYTHONSTARTUP", "PYTHONWARNINGS", "MPLBACKEND", "COLUMNS", "LINES")
+DROPPED_VARIABLES = (
+    "PYTEST_", "JAX_", "XLA_", "COURSE_MODEL", "PYTHONSTARTUP", "PYTHONWARNINGS", "MPLBACKEND", "COLUMNS", "LINES",
+)  # fmt: skip
 EXCEPTIONS = {"nbval-skip", "nbval-ignore-output", "raises-exception"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -115,6 +117,7 @@ def kernel_env(root: Path) -> dict[str, str]:
     env["JAX_PLATFORMS"] = "cpu"  # the stored numbers are the CPU's, also where there is a GPU
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA's log lines carry the time and the thread
     env["TQDM_DISABLE"] = "1"  # progress bars show seconds
+    env["COURSE_PROGRESS"] = "off"  # what a build or a test passes is not the learner's progress
     return env
 
 

@@ -44,7 +44,7 @@ def learning_curve(
         ax.plot(epochs, [row[key] for row in history], color=colour, marker=marker, label=label)
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False)
-    _finish(ax, title or "Loss on training and validation data", "epoch", "cross-entropy loss (nats)")
+    finish(ax, title or "Loss on training and validation data", "epoch", "cross-entropy loss (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if score_ax is not None:
         scores = [row["validation_macro_f1"] for row in history]
@@ -52,7 +52,7 @@ def learning_curve(
         score_ax.plot(epochs, scores, color=GREEN, marker="o")
         score_ax.plot(epochs[best], scores[best], "o", markersize=12, markerfacecolor="none", color=BLACK)
         score_ax.set_ylim(0, 1)
-        _finish(score_ax, f"Best: {scores[best]:.3f} at epoch {epochs[best]}", "epoch", "validation macro-F1")
+        finish(score_ax, f"Best: {scores[best]:.3f} at epoch {epochs[best]}", "epoch", "validation macro-F1")
         score_ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
@@ -82,7 +82,7 @@ def confusion(ax: Axes, evaluation: Evaluation, *, title: str = "") -> Axes:
         if wrong.any():
             row, column = np.unravel_index(wrong.argmax(), wrong.shape)
             title += f"\nmost frequent error: {labels[row]} → {labels[column]}, {wrong[row, column]}"
-    _finish(ax, title, "predicted class (colour: share of the row)", "true class (examples)")
+    finish(ax, title, "predicted class (colour: share of the row)", "true class (examples)")
     return ax
 
 
@@ -106,7 +106,7 @@ def scores(
         ax.annotate(text, (mean + sd, row), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_xlim(0, 1.35 * (means + sds).max())  # room for the numbers
     ax.invert_yaxis()
-    _finish(ax, title, xlabel, "")
+    finish(ax, title, xlabel, "")
     ax.tick_params(axis="y", length=0)
     return ax
 
@@ -136,12 +136,12 @@ def lengths(ax: Axes, token_counts: Sequence[int], buckets: Sequence[int], *, ti
             va="top",
         )
     cut = np.sum(token_counts > last)
-    _finish(ax, title or f"Cut at {last} tokens: {cut} of {len(token_counts)} texts", "length (tokens)", "texts")
+    finish(ax, title or f"Cut at {last} tokens: {cut} of {len(token_counts)} texts", "length (tokens)", "texts")
     return ax
 
 
-def _finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    """What all figures share: the message above, what the axes are, and no box around the data."""
+def finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """What all figures share: the message above, what the axes are with their units, and no box around the data."""
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)

@@ -105,7 +105,7 @@ def fetch(name: str | Path | None = None, report: Report = _to_stderr) -> Path:
     """
     name = default_model() if name is None else name
     if name == MODEL:
-        return fetch_pinned(PINNED, cache_folder() / "models", report)
+        return fetch_pinned(PINNED, _models(), report)
     folder = Path(os.path.expanduser(name))
     if str(name) and folder.is_dir():
         return folder
@@ -116,6 +116,16 @@ def fetch(name: str | Path | None = None, report: Report = _to_stderr) -> Path:
     folder = _hub_snapshot(name, "main", HUB_FILES)
     _weight_files(name, folder)
     return folder
+
+
+def inspect_cache() -> tuple[Path, str | None]:
+    """Where the course's model lies once it is fetched, and what is wrong there now; None where all is well."""
+    folder = _models() / MODEL
+    return folder, _difference(PINNED, folder) if folder.is_dir() else "not fetched yet"
+
+
+def _models() -> Path:
+    return cache_folder() / "models"
 
 
 def describe(name: str | Path | None = None, report: Report = _to_stderr) -> ModelInfo:

