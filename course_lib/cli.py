@@ -22,12 +22,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[str, typer.Argument(help="A .csv, .tsv or .jsonl file, or the word tickets for the course's own.")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A .csv, .tsv or .jsonl file, or the word tickets for the course's own.")
+]
 Text = Annotated[str, typer.Option(help="Column with the texts.")]
 Label = Annotated[
     str | None, typer.Option(help="Column with the labels (label; for tickets: intent).", show_default=False)
 ]
-Folder = Annotated[Path, typer.Argument(help="Folder of a fine-tuned model.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fine-tuned model.")]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -96,10 +98,12 @@ def finetune(
     label: Label = None,
     validation: Annotated[str | None, typer.Option(help="A file to validate on; else 15 % are held out.")] = None,
     model: Annotated[str | None, typer.Option(help="A model on the Hub, or a folder.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most this often through the data.")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At the end of warm-up.")] = 3e-4,
-    max_length: Annotated[int, typer.Option(help="Longest text, in tokens; longer ones are cut.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="At most this often through the data.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="At the end of warm-up.")] = 2e-4,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest text, in tokens (128, or what the model takes); longer ones are cut.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start, the order and dropout.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in --out.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,

@@ -250,9 +250,15 @@ def tokenize(tokenizer, texts: Sequence[str], max_length: int, labels: np.ndarra
     return Examples(encoded["input_ids"], labels)
 
 
-def bucket_lengths(lengths: Sequence[int], max_buckets: int = MAX_BUCKETS, multiple: int = 8) -> tuple[int, ...]:
-    """At most `max_buckets` padded lengths, each a multiple of `multiple`, that pad `lengths` the least."""
+def bucket_lengths(
+    lengths: Sequence[int], max_buckets: int = MAX_BUCKETS, multiple: int = 8, longest: int | None = None
+) -> tuple[int, ...]:
+    """At most `max_buckets` padded lengths that pad `lengths` the least.
+
+    Each is a multiple of `multiple`, or `longest`: what the model has positions for.
+    """
     rounded = -(-np.maximum(lengths, 1) // multiple) * multiple
+    rounded = np.minimum(rounded, longest or rounded.max())
     sizes, counts = np.unique(rounded, return_counts=True)
     total = np.concatenate([[0], np.cumsum(counts)])
     # best[j]: (tokens, cuts) for the texts up to sizes[j - 1], in as many buckets as the rounds so far. The best way

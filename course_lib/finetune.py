@@ -33,7 +33,7 @@ def finetune(
     out: Path,
     validation: str | None = None,
     model: str | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
     report: Callable[[str], None] = print,
@@ -65,6 +65,7 @@ def finetune(
     config = TrainConfig(**settings)
     folder = fetch(model, report=report)
     longest = read_config(folder)[0].max_position_embeddings
+    max_length = min(128, longest) if max_length is None else max_length
     if not 3 <= max_length <= longest:  # [CLS], a token, [SEP]
         raise CourseError(f"--max-length {max_length}: this model takes 3 to {longest} tokens")
     tokenizer = load_tokenizer(folder)

@@ -35,6 +35,11 @@ from course_lib.evaluate import Evaluation, evaluate
 from course_lib.files import write_text
 
 
+def buckets_for(model: nnx.Module, examples: Examples) -> tuple[int, ...]:
+    """The padded lengths that suit these examples and that the model has positions for."""
+    return bucket_lengths(examples.lengths, longest=model.config.max_position_embeddings)
+
+
 @functools.partial(jax.jit, static_argnames="graph")
 def _logits(graph, params, batch: Batch) -> jax.Array:
     return nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # no rngs: no dropout
@@ -47,7 +52,7 @@ def predict_logits(
     if len(examples) == 0:
         return np.zeros((0, len(model.config.labels)), np.float32)
     graph, params = nnx.split(model, nnx.Param)
-    buckets = bucket_lengths(examples.lengths) if buckets is None else buckets
+    buckets = buckets_for(model, examples) if buckets is None else buckets
     parts = [(batch, _logits(graph, params, batch)) for batch in batches(examples, batch_size, buckets)]
     logits = np.zeros((len(examples), parts[0][1].shape[-1]), np.float32)
     for batch, values in parts:
@@ -64,7 +69,7 @@ def embed(model: BertModel, examples: Examples, batch_size: int = 32) -> np.ndar
     """
     graph, params = nnx.split(model, nnx.Param)
     vectors = np.zeros((len(examples), model.config.hidden_size), np.float32)
-    for batch in batches(examples, batch_size, bucket_lengths(examples.lengths)):
+    for batch in batches(examples, batch_size, buckets_for(model, examples)):
         real = batch.index >= 0
         vectors[batch.index[real]] = np.asarray(_mean_vectors(graph, params, batch))[real]
     return vectors

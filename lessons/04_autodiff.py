@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 35 min | a quarter of a minute | 01, 02, 03 | say what `jax.grad` does, build it yourself, and check any gradient you are given |
+# | 35 min | ten seconds | 01, 02, 03 | say what `jax.grad` does, build it yourself, and check any gradient you are given |
 #
 # A model for the support desk has millions of weights. Training asks the same question of each, after every batch: *if I raise
 # you a little, how much does the loss rise?* The answers are the **gradient**. Since lesson 01, `jax.grad` has given it to us
@@ -81,7 +81,8 @@ kinds = {
 curves = {name: [error_of_nudging(step, *kind) for step in steps] for name, kind in kinds.items()}
 for name, errors in curves.items():
     print(f"{name}: smallest error about 1e{np.log10(min(errors)):.0f}; ", end="")
-    print("at step 1e-8", "worse than answering 0" if errors[7] > rms(exact) else "still of use")
+    print(f"step 0.01, not 0.1: error divided by {errors[0] / errors[1]:.0f}; ", end="")
+    print("step 1e-8:", "worse than answering 0" if errors[7] > rms(exact) else "still of use")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
@@ -92,9 +93,9 @@ ax.legend(frameon=False)
 plots.finish(ax, "A smaller step helps, then ruins the slope", "step", "error of the slope (RMS)")
 
 # %% [markdown]
-# **False.** On the left the error is the curve's bend, and shrinks with the step: tenfold for the forward difference,
-# a hundredfold for the central one. On the right, two almost equal losses are subtracted and divided by next to nothing, and
-# what is left is rounding. In 32 bits the best one can do is about four digits. And there is the price:
+# **False.** On the left, the error comes from the bend of the curve. With a step ten times smaller it shrinks tenfold for the forward
+# difference, a hundredfold for the central one. On the right, two almost equal losses are subtracted and the rest is divided by
+# next to nothing: rounding is all that is left. In 32 bits, about four digits are the best one can get. And there is the price:
 
 # %%
 weights, seconds = 22.7e6, 0.01  # the model of lesson 00; suppose one pass through it takes 10 ms
@@ -419,8 +420,8 @@ for when, values in {"before": start, "after": weights}.items():
     assert largest < 1e-6
 
 # %% [markdown]
-# What you wrote and what JAX does are the same idea. JAX has rules for about 200 operations instead of six, and its graph can be
-# compiled. It also keeps values on the way forward until they have been used on the way back, as we do. How many?
+# What you wrote and what JAX does are the same idea. JAX has a rule for each of its operations, we have six, and what it derives can
+# be compiled. It also keeps values on the way forward until the way back has used them. How many did we keep?
 
 # %%
 order = in_order(loss)
@@ -436,8 +437,8 @@ print(f"{sum(value.size for value in weights.values())} weights, and {kept:,} in
 # down the operations. That record is called a **jaxpr**. For the small chain:
 
 # %%
-def jax_chain(w):
-    return (v * jnp.tanh(w * x) - y) ** 2
+def jax_chain(w, bend=jnp.tanh):
+    return (v * bend(w * x) - y) ** 2
 
 
 def operations(function, *args):
@@ -447,15 +448,19 @@ def operations(function, *args):
 print("loss:", *operations(jax_chain, w))
 
 # %% [markdown]
-# **Predict.** `jax.grad` gives back a function, and that has a jaxpr, too. Which of your five by-hand lines will you find in it?
+# One operation for each line of the table. `jax.grad` gives back a function, and that has a jaxpr, too.
+#
+# **Predict.** We put a sine in the place of tanh, because its slope is easy to spot. Which operation is in the gradient's jaxpr
+# that is not in the loss's?
 
 # %%
-print("grad:", *operations(jax.grad(jax_chain), w))
-print(f"slope in w: by hand {slope_w:.4f}, jax.grad {jax.grad(jax_chain)(w):.4f}")
+print("grad with sin:", *operations(jax.grad(lambda w: jax_chain(w, jnp.sin)), w))
+print(f"slope in w with tanh: by hand {slope_w:.4f}, jax.grad {jax.grad(jax_chain)(w):.4f}")
 
 # %% [markdown]
-# The forward operations, then the local slopes ($1 - h^2$ and $2(s - y)$) and the products of the way back. No step size anywhere. And since the
-# gradient is a function like any other, it can be differentiated again: `jax.grad(jax.grad(f))` is the second derivative.
+# The cosine is the rule for the sine. First come the steps forward, with the local slopes beside them; the products at the end are the way
+# back. No step size anywhere. And since the gradient is a function like any other, it can be differentiated again:
+# `jax.grad(jax.grad(f))` is the second derivative.
 #
 # > **Common claim, tested.** *"Automatic differentiation is just symbolic differentiation, done by a computer."*
 #
@@ -518,9 +523,9 @@ assert jnp.allclose(column, J[:, 0]) and jnp.allclose(row, J[0])
 # and millions of inputs: its Jacobian is a single row, so **one VJP is the whole gradient**. By JVPs it would take one pass for
 # each weight.
 #
-# > **Common claim, tested.** *"A gradient costs more per weight, the more weights there are."*
+# > **Common claim, tested.** *"A million slopes cost about a million times as much as the loss."*
 #
-# Count, don't time: the multiplications inside matrix products, read off the jaxpr.
+# We count instead of timing: the multiplications inside matrix products, read off the jaxpr. The network has three square layers.
 
 
 # %%
@@ -549,7 +554,7 @@ for width in (4, 16, 64):
     assert backwards < 3
 
 # %% [markdown]
-# **False.** Backwards, the gradient costs less than three losses at *any* size: the forward product of each layer, and two products
+# **False**, if one goes backwards. Then the gradient costs less than three losses at *any* size: the forward product of each layer, and two products
 # on the way back, one for the slope of the weights and one for the slope of the input. (The first layer needs no slope of its input, hence
 # a little less than three.) That one fact made it possible to train large networks. When there are few inputs and many outputs, forward
 # mode is the cheaper one, and it keeps no intermediate values.

@@ -107,5 +107,5 @@ class ExerciseContract:
 
     def test_a_wrong_answer_gets_the_message_meant_for_it(self, name, says, answer):
         verdict = self.wrong_verdict(name, answer)
-        assert verdict.status == "not yet"
-        assert says in verdict.message
+        assert verdict.status == "not yet", verdict.message
+        assert says in verdict.message, verdict.message

@@ -85,7 +85,7 @@ def choose(got: Any, want: Any, because: Mapping[Any, str]) -> None:
 def _show(value: Any, digits: int) -> str:
     if np.ndim(value):
         return "[" + ", ".join(_show(entry, digits) for entry in value) + "]"
-    return f"{value:.{digits}g}" if np.asarray(value).dtype.kind == "f" else str(value)
+    return f"{value + 0.0:.{digits}g}" if np.asarray(value).dtype.kind == "f" else str(value)
 
 
 def _kind(want: np.ndarray) -> str:

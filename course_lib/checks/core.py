@@ -34,7 +34,7 @@ import numpy as np
 import course_lib.checks
 from course_lib.checks import progress
 
-SECONDS = 10  # a check takes well under one; the first compilation on a busy machine takes some
+SECONDS = 10  # of work; a check takes well under one
 
 
 class Wrong(Exception):
@@ -86,16 +86,20 @@ class Exercise:
             with _quiet(), _time_limit():
                 self.check(*(_guard(answer) for answer in answers), rng)
         except Wrong as wrong:
-            return Verdict("not yet", f"not yet: {wrong}")
+            return _not_yet(wrong)
         except _TimeUp:
-            return Verdict("not yet", f"not yet: stopped after {SECONDS} seconds. Is there a loop that never ends?")
+            return _not_yet(f"stopped after {SECONDS} seconds of work. Is there a loop that never ends?")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, too
             if _is_not_implemented(error) or any(_has_placeholder(answer) for answer in answers):
                 return NOT_ATTEMPTED
-            return Verdict("not yet", f"not yet: {error if isinstance(error, Failed) else _describe_error(error)}")
+            return _not_yet(error if isinstance(error, Failed) else _describe_error(error))
         return Verdict("passed", "passed")
+
+
+def _not_yet(why: object) -> Verdict:
+    return Verdict("not yet", f"not yet: {why}")
 
 
 NOT_ATTEMPTED = Verdict("not attempted", "not attempted yet")
@@ -188,7 +192,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
-    """Ends an endless loop, where the system can interrupt one (not on Windows, not outside the main thread)."""
+    """Ends an endless loop, where the system can interrupt one (not on Windows, not outside the main thread).
+
+    It counts the process's own seconds of work, not the clock's: on a busy machine nobody's answer is stopped for that.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -196,10 +203,10 @@ def _time_limit() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise _TimeUp
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)  # and every second after: a bare `except:` swallows the first
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS, 1)  # and every second after: a bare `except:` swallows the first
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

@@ -1,0 +1,204 @@
+"""Training: what it optimises, that it learns, and that an interrupted run ends where an uninterrupted one does."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from course_lib import CourseError
+from course_lib.checkpoint import load_pretrained
+from course_lib.data import Examples, batches, empty_batch
+from course_lib.evaluate import evaluate
+from course_lib.predict import predict_logits
+from course_lib.train import (
+    TrainConfig,
+    best_epoch,
+    classification_loss,
+    fit,
+    fit_seeds,
+    loss_and_gradients,
+    make_optimizer,
+)
+
+LABELS = ("delivery", "refund", "product")
+CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=1e-3)
+
+
+def examples(n: int, seed: int, noise: float = 0.0) -> Examples:
+    """Texts of 3 to 20 tokens that hold one word of their class, and with probability `noise` a wrong label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(len(LABELS), size=n)
+    ids = []
+    for label in labels:
+        text = rng.integers(2000, 2050, size=rng.integers(1, 19))
+        text[rng.integers(len(text))] = 3000 + label
+        ids.append([101, *map(int, text), 102])
+    wrong = rng.random(n) < noise
+    return Examples(ids, np.where(wrong, (labels + 1) % len(LABELS), labels).astype(np.int32))
+
+
+@pytest.fixture
+def model(tiny_folder):
+    return load_pretrained(tiny_folder, labels=LABELS)
+
+
+def parameters(model):
+    return jax.tree.leaves(nnx.state(model, nnx.Param))
+
+
+def test_it_learns_and_ends_with_the_parameters_of_the_best_epoch(model):
+    train, validation = examples(96, 0), examples(48, 1, noise=0.3)
+    history = fit(model, train, validation, replace(CONFIG, epochs=8, learning_rate=3e-3, patience=8))
+    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
+    result = evaluate(validation.labels, predict_logits(model, validation).argmax(-1), LABELS)
+    assert result.macro_f1 == max(epoch["validation_macro_f1"] for epoch in history)
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 9))
+    assert all(epoch["examples_per_second"] > 0 for epoch in history)
+
+
+def test_it_stops_when_patience_runs_out(model):
+    train = examples(24, 0)
+    validation = Examples(train.token_ids, np.roll(train.labels, 1))  # nothing to learn for it: no epoch gets better
+    history = fit(model, train, validation, replace(CONFIG, epochs=9, patience=2, learning_rate=1e-5))
+    assert len(history) == best_epoch(history) + 2 < 9
+
+
+def test_best_epoch_is_the_earliest_of_equals():
+    assert best_epoch([{"epoch": n, "validation_macro_f1": f1} for n, f1 in ((1, 0.5), (2, 0.7), (3, 0.7))]) == 2
+    assert best_epoch([]) == 0
+
+
+def test_an_interrupted_run_resumes_to_the_same_parameters_bit_for_bit(model, tiny_folder, tmp_path):
+    train, validation = examples(40, 0), examples(20, 1)
+    whole = fit(model, train, validation, CONFIG)
+
+    def interrupt(line):
+        if line.startswith("epoch 2/3"):
+            raise KeyboardInterrupt
+
+    started = load_pretrained(tiny_folder, labels=LABELS)
+    with pytest.raises(KeyboardInterrupt):
+        fit(started, train, validation, CONFIG, checkpoints=tmp_path / "run", report=interrupt)
+    resumed, lines = load_pretrained(tiny_folder, labels=LABELS, seed=99), []  # where it starts must not matter
+    history = fit(resumed, train, validation, CONFIG, checkpoints=tmp_path / "run", resume=True, report=lines.append)
+    assert [line[:9] for line in lines] == ["epoch 3/3"]
+    speed = {"examples_per_second"}
+    assert [{k: v for k, v in e.items() if k not in speed} for e in history] == [
+        {k: v for k, v in e.items() if k not in speed} for e in whole
+    ]
+    assert all((a == b).all() for a, b in zip(parameters(model), parameters(resumed), strict=True))
+
+
+@pytest.mark.parametrize("change", ["settings", "data"])
+def test_another_runs_checkpoint_is_refused(model, tmp_path, change):
+    train, validation = examples(16, 0), examples(8, 1)
+    fit(model, train, validation, replace(CONFIG, epochs=1), checkpoints=tmp_path / "run")
+    config = replace(CONFIG, epochs=2 if change == "settings" else 1)
+    data = train if change == "settings" else examples(16, 5)
+    with pytest.raises(CourseError, match="epochs was 1 and is 2" if change == "settings" else "data was"):
+        fit(model, data, validation, config, checkpoints=tmp_path / "run", resume=True)
+
+
+def test_equal_seeds_give_equal_models_and_other_seeds_others(tiny_folder):
+    train, validation, test = examples(24, 0), examples(12, 1), examples(40, 2, noise=0.2)
+
+    def make(seed):
+        return load_pretrained(tiny_folder, labels=LABELS, seed=seed)
+
+    config = replace(CONFIG, epochs=1)
+    first = fit_seeds(make, train, validation, test, config, seeds=(0, 1, 0))
+    assert first["macro_f1"][0] == first["macro_f1"][2]
+    assert first["mean"] == pytest.approx(np.mean(first["macro_f1"]))
+    assert first["sd"] == pytest.approx(np.std(first["macro_f1"], ddof=1))
+    models = [make(0), make(0)]
+    for model, seed in zip(models, (0, 1), strict=True):  # the same start, another order and other dropout
+        fit(model, train, validation, replace(config, seed=seed))
+    assert any((a != b).any() for a, b in zip(*map(parameters, models), strict=True))
+
+
+def test_a_second_fit_compiles_nothing(model, tiny_folder):
+    train, validation = examples(24, 0), examples(12, 1)
+    fit(model, train, validation, replace(CONFIG, epochs=1))
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *a, **k: compiled.append(a) or 1 / 0)
+        again = load_pretrained(tiny_folder, labels=LABELS, seed=3)
+        fit(again, train, validation, replace(CONFIG, epochs=1, seed=3))
+    assert not compiled
+
+
+def test_rows_of_weight_zero_change_neither_loss_nor_gradient(model):
+    data = examples(5, 0)
+    graph, params = nnx.split(model, nnx.Param)
+    [whole] = batches(data, 5, (24,))
+    [padded] = batches(data, 8, (24,))
+    assert padded.weights.sum() == 5
+
+    def loss_of(params, batch):
+        return classification_loss(nnx.merge(graph, params)(batch.input_ids, batch.attention_mask), batch)
+
+    (one, one_grad), (other, other_grad) = (jax.value_and_grad(loss_of)(params, batch) for batch in (whole, padded))
+    assert one == pytest.approx(float(other), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(one_grad), jax.tree.leaves(other_grad), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_real_rows():
+    logits = jnp.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [9.0, 9.0, 9.0]])
+    batch = empty_batch(3, 4)._replace(labels=np.array([0, 2, 1]), weights=np.array([1.0, 1.0, 0.0], np.float32))
+    by_hand = np.mean([-np.log(np.exp(2) / np.exp([2, 0, -1]).sum()), -np.log(1 / np.exp([0, 1, 0]).sum())])
+    assert float(classification_loss(logits, batch)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_dropout_follows_the_key(model):
+    graph, params = nnx.split(model, nnx.Param)
+    [batch] = batches(examples(4, 0), 4, (24,))
+    a, b, c = (float(loss_and_gradients(graph, params, batch, jax.random.key(seed))[0]) for seed in (1, 1, 2))
+    assert a == b != c
+
+
+def test_the_optimiser_warms_up_decays_clips_and_spares_biases(model):
+    params = nnx.split(model, nnx.Param)[1]
+    config = replace(CONFIG, learning_rate=0.01, warmup=0.2, weight_decay=0.5)
+    optimizer = make_optimizer(config, 10)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    kernel = params["bert"]["layers"][0]["output"]["kernel"]
+    state, decays = optimizer.init(params), []
+    for _ in range(10):  # with gradient 0 only weight decay moves anything: − rate · decay · parameter
+        updates, state = optimizer.update(zero, state, params)
+        assert not jnp.any(updates["bert"]["layers"][0]["output"]["bias"][...])
+        assert not jnp.any(updates["bert"]["embeddings"]["norm"]["scale"][...])
+        decays.append(float(jnp.sum(updates["bert"]["layers"][0]["output"]["kernel"][...]) / jnp.sum(kernel[...])))
+    rates = np.array(decays) / -0.5
+    np.testing.assert_allclose(
+        rates, 0.01 * np.array([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]), rtol=1e-3
+    )
+
+    classifier = params["classifier"]["kernel"]
+    ratio = jnp.sum(updates["classifier"]["kernel"][...]) / jnp.sum(classifier[...]) / decays[-1]
+    assert float(ratio) == pytest.approx(config.head_factor, rel=1e-3)
+
+    huge = jax.tree.map(lambda p: 1e3 * jnp.ones_like(p), params)
+    clipped, _ = optimizer.update(huge, optimizer.init(params), params)
+    first_moment = optax.tree.get(optimizer.update(huge, optimizer.init(params), params)[1], "mu")
+    assert float(optax.tree.norm(first_moment)) == pytest.approx(0.1 * config.clip_norm, rel=1e-3)  # (1 − b1) · g
+    assert all(jnp.isfinite(u).all() for u in jax.tree.leaves(clipped))
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_model(model):
+    before = [np.asarray(p) for p in parameters(model)]
+    with pytest.raises(CourseError, match="the loss became .* lower the learning rate"):
+        fit(model, examples(64, 0), examples(8, 1), replace(CONFIG, learning_rate=1e30, warmup=0.01, clip_norm=1e30))
+    assert all((a == b).all() for a, b in zip(before, parameters(model), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("epochs", 0), ("batch_size", 0), ("patience", 0), ("learning_rate", 0.0)]
+)
+def test_impossible_settings_are_refused(setting, value):
+    with pytest.raises(CourseError, match=f"{setting} must be"):
+        TrainConfig(**{setting: value})
