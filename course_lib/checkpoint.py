@@ -122,7 +122,7 @@ def load_pretrained(
     if damaged:  # training cannot repair them: one NaN makes every gradient NaN
         raise CourseError(f"{folder}: NaN or infinite weights in {', '.join(sorted(damaged))}; fetch or train it again")
     for part in new_parts:
-        log.warning("%s: no fitting %s in the checkpoint, newly initialised; train it before use", folder, part)
+        log.warning("%s: no fitting %s in the checkpoint, newly initialised; train it before use", folder.name, part)
     filled = [(path, value.replace(values[_dotted(path)])) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from course_lib import CourseError
 from course_lib.cache import enable_compile_cache
@@ -175,7 +175,8 @@ def fit(
                 state["best"] = _copy(state["params"])
             if store is not None:
                 store.save(state, history)
-            bar.clear()
+            if not bar.disable:
+                bar.clear()
             report(
                 f"epoch {epoch}/{config.epochs}: train loss {train_loss:.3f}, validation loss "
                 f"{scores['validation_loss']:.3f}, macro-F1 {scores['validation_macro_f1']:.3f}, "

@@ -86,7 +86,7 @@ from sklearn.linear_model import LogisticRegression
 
 known = embed(bert, tokenize(tokenizer, tickets.texts, max_length=128))
 router = LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
-router.fit(known, tickets.labels)
+router.fit(known, tickets.labels);
 
 # %%
 new = [

@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 25 min | a quarter of a minute | 00 | choose a loss, write it so that it never returns NaN, and read its gradient |
+# | 25 min | under half a minute | 00 | choose a loss, write it so that it never returns NaN, and read its gradient |
 #
 # The support desk has a model. A customer writes *"where is my parcel?"* and the model says: 70 % delivery,
 # 20 % refund, 10 % billing. The right team is delivery. **How wrong is that, as one number?** Everything that

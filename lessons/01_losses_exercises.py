@@ -18,10 +18,14 @@ from course_lib.checks import losses as check
 # digits? And what is it if all its logits are 100? Write both numbers down before you compute anything.
 #
 # <details><summary>Nudge</summary>
+#
 # Which probability does softmax give to each of eight equal logits?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # The loss is the negative natural logarithm of the right team's probability. Adding the same number to every logit changes no probability.
+#
 # </details>
 
 # %%
@@ -45,10 +49,14 @@ check.loss_before_training(all_zero, all_hundred)
 # gradient of the softmax cross-entropy in the three logits.
 #
 # <details><summary>Nudge</summary>
+#
 # What you said minus what was true.
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # The truth is the vector 0, 1, 0. A logit with a negative gradient is raised by training: which one should be?
+#
 # </details>
 
 # %%
@@ -68,12 +76,16 @@ check.gradient_in_the_logits(gradient)
 # call a finished log-softmax or loss.
 #
 # <details><summary>Nudge</summary>
+#
 # You need the log-probability of one class per row. Which function of this lesson gives log-probabilities, and how do you
 # pick one column per row?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # Take each row's largest logit away (`keepdims=True`), take the log of the sum of the exponentials away. Then pick with
 # `jnp.take_along_axis(log_probs, labels[:, None], axis=-1)`, and average.
+#
 # </details>
 
 # %%
@@ -94,10 +106,14 @@ check.softmax_cross_entropy(softmax_cross_entropy)
 # the formula. `jax.nn.softmax` and `jax.nn.one_hot` are allowed.
 #
 # <details><summary>Nudge</summary>
+#
 # The formula of the lesson is for one example. What does the mean over the batch do to it?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # Softmax along the last axis, minus the one-hot labels, divided by the number of rows.
+#
 # </details>
 
 # %%
@@ -130,11 +146,15 @@ print(f"{broken_bce(jnp.array([3.0, 1.0, 2.0]), jnp.array([1.0, 1.0, 1.0])):.3f}
 # `fixed_bce`, with the same arguments.
 #
 # <details><summary>Nudge</summary>
+#
 # What does it cost to call a content customer unhappy? And what is the slope of `jnp.clip` outside its limits?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # The term $(1-y)\log(1-\hat y)$ is missing. And instead of clipping a probability, compute from the logits, by the
 # formula with $\max(z, 0)$ in the lesson.
+#
 # </details>
 
 # %%
@@ -155,11 +175,15 @@ check.fixed_bce(fixed_bce)
 # weights equal and `epsilon = 0`, it is 1.3 again. Here `jax.nn.log_softmax` is allowed.
 #
 # <details><summary>Nudge</summary>
+#
 # One loss an example first, shape `[batch]`, with the smoothed target. The weights come after it.
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # `targets = (1 - epsilon) * one_hot + epsilon / K`; `losses = -(targets * log_probs).sum(axis=-1)`;
 # `w = class_weights[labels]`; then the weighted mean of `losses`.
+#
 # </details>
 
 # %%

@@ -81,7 +81,7 @@ kinds = {
 curves = {name: [error_of_nudging(step, *kind) for step in steps] for name, kind in kinds.items()}
 for name, errors in curves.items():
     print(f"{name}: smallest error about 1e{np.log10(min(errors)):.0f}; ", end="")
-    print(f"step 0.01, not 0.1: error divided by {errors[0] / errors[1]:.0f}; ", end="")
+    print(f"step 0.01, not 0.1: error divided by about {10 ** np.round(np.log10(errors[0] / errors[1])):.0f}; ", end="")
     print("step 1e-8:", "worse than answering 0" if errors[7] > rms(exact) else "still of use")
 
 # %%
@@ -90,7 +90,7 @@ for (name, errors), colour, marker in zip(curves.items(), (plots.ORANGE, plots.V
     ax.loglog(steps, errors, color=colour, marker=marker, label=name)
 ax.invert_xaxis()
 ax.legend(frameon=False)
-plots.finish(ax, "A smaller step helps, then ruins the slope", "step", "error of the slope (RMS)")
+plots.finish(ax, "A smaller step helps, then ruins the slope", "step (smaller to the right)", "error of the slope (RMS)")
 
 # %% [markdown]
 # **False.** On the left, the error comes from the bend of the curve. With a step ten times smaller it shrinks tenfold for the forward
@@ -288,6 +288,7 @@ assert lines <= 60
 w_node, v_node = Node(w, name="w"), Node(v, name="v")
 r = tanh(w_node * Node(x, name="x")) * v_node + Node(-y, name="−y")
 chain = r * r
+r.name, chain.name = "+  (r)", "×  (L)"
 backward(chain)
 print(f"slope in v {v_node.grad:.4f}, slope in w {w_node.grad:.4f}")
 assert np.isclose(w_node.grad, slope_w) and np.isclose(v_node.grad, slope_v)
@@ -309,10 +310,11 @@ def draw(ax, loss, label, title):
         rows[column[node]] += 1
     for node in order:
         box = dict(boxstyle="round", facecolor="#DCEBF5" if node.parents else "#EEEEEE", edgecolor="none")
-        ax.text(*place[node], label.format(node), ha="center", va="center", fontsize=8, bbox=box, zorder=2)
+        ax.text(*place[node], label.format(node), ha="center", va="center", fontsize=8, bbox=box)
         for i, (parent, _) in enumerate(node.parents):
-            bend = dict(arrowstyle="-|>", color="grey", shrinkA=14, shrinkB=17, connectionstyle=f"arc3,rad={0.3 * i - 0.15}")
-            ax.annotate("", place[node], place[parent], arrowprops=bend, zorder=1)
+            (x0, y0), (x1, y1) = place[parent], place[node]
+            arrow = dict(arrowstyle="-|>", color="grey", shrinkA=0, shrinkB=0, connectionstyle=f"arc3,rad={0.4 * i - 0.2}")
+            ax.annotate("", (x1 - 0.28, y1), (x0 + 0.28, y0), arrowprops=arrow)
     ax.set(xlim=(-0.6, max(column.values()) + 0.6), ylim=(-max(rows.values()) + 0.4, 0.6))
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
     ax.axis("off")
@@ -361,7 +363,8 @@ print(f"loss before training: {loss.value:.3f}; a model that knows nothing has l
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 2.4), layout="constrained")
-draw(ax, loss, "{0.name}\n{0.value.shape}", "The loss of the classifier as the engine recorded it, with shapes")
+count = sum(bool(node.parents) for node in in_order(loss))
+draw(ax, loss, "{0.name}\n{0.value.shape}", f"From the points to the loss: {count} operations, one value used twice")
 
 # %% [markdown]
 # The logit: once for softplus, once for the product with $-Y$. Training is now three lines, repeated: build the graph, walk back, take a step
@@ -380,22 +383,23 @@ def logits(weights, X):
     return np.tanh(X @ weights["W1"] + weights["b1"]) @ weights["W2"] + weights["b2"]  # [n, 1]
 
 
-right = np.mean((logits(weights, test_X) > 0) == test_Y)
-print(f"loss {history[0]:.3f} → {history[-1]:.3f}; {right:.0%} of {len(test_X)} new points right")
-assert right > line.score(test_X, test_Y[:, 0]) + 0.05
+accuracy = np.mean((logits(weights, test_X) > 0) == test_Y)
+print(f"loss {history[0]:.3f} → {history[-1]:.3f}; {accuracy:.0%} of {len(test_X)} new points right")
+assert accuracy > line.score(test_X, test_Y[:, 0]) + 0.05
 
 # %%
-fig, (left, middle) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
-left.semilogy(range(1, 1001), history, color=plots.BLUE)
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
+left.plot(range(1, 1001), history, color=plots.BLUE)
+left.set_ylim(bottom=0)
 plots.finish(left, "The engine's gradients bring the loss down", "step", "mean loss (nats, training)")
 across, up = np.meshgrid(np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200))  # [200, 200] each
 grid = np.stack([across.ravel(), up.ravel()], axis=1)  # [40000, 2]
 surface = logits(weights, grid).reshape(200, 200)  # [40000, 1] → [200, 200]
-middle.contourf(across, up, surface, levels=[-np.inf, 0, np.inf], colors=["#DCEBF5", "#F9E3D5"])
+right.contourf(across, up, surface, levels=[-np.inf, 0, np.inf], colors=["#DCEBF5", "#F9E3D5"])
 for kind, colour, marker in ((0, plots.BLUE, "o"), (1, plots.VERMILLION, "s")):
-    middle.scatter(*test_X[test_Y[:, 0] == kind].T, color=colour, marker=marker, s=14, label=f"moon {kind}")
-middle.legend(frameon=False, loc="lower left")
-plots.finish(middle, "A boundary that no straight line draws", "first feature", "second feature")
+    right.scatter(*test_X[test_Y[:, 0] == kind].T, color=colour, marker=marker, s=14, label=f"moon {kind}")
+right.legend(frameon=False, loc="lower left")
+plots.finish(right, "A boundary that no straight line draws", "first feature", "second feature")
 
 # %% [markdown]
 # ## Is it really jax.grad?

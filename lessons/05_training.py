@@ -47,28 +47,32 @@ for name in ("worst area", "mean radius", "mean smoothness"):
 
 # %%
 def split(seed):
-    """The three groups, each (float32 [n, 30] standardised, float32 [n])."""
+    """The row numbers of the three groups, each with the same share of malignant ones."""
     rest, test = train_test_split(np.arange(569), test_size=114, stratify=malignant, random_state=seed)
     train, validation = train_test_split(rest, test_size=114, stratify=malignant[rest], random_state=seed)
+    return train, validation, test
+
+
+def standardise(rows, train):
     mean, sd = measurements[train].mean(axis=0), measurements[train].std(axis=0)
-    groups = {"train": train, "validation": validation, "test": test}
-    x, y = ((measurements - mean) / sd).astype(np.float32), malignant.astype(np.float32)
-    return {name: (x[rows], y[rows]) for name, rows in groups.items()}
+    return jnp.array((measurements[rows] - mean) / sd, jnp.float32), jnp.array(malignant[rows], jnp.float32)
 
 
-groups = split(0)
-for name, (x, y) in groups.items():
-    print(f"{name:10} {x.shape}, {y.mean():.0%} malignant")
+train_rows, validation_rows, test_rows = split(0)
+x_train, y_train = standardise(train_rows, train_rows)
+x_validation, y_validation = standardise(validation_rows, train_rows)
+print(f"training   {x_train.shape}, mean {jnp.abs(x_train.mean(axis=0)).max():.2f}, sd {x_train.std():.2f}")
+print(f"validation {x_validation.shape}, mean up to {jnp.abs(x_validation.mean(axis=0)).max():.2f}, sd {x_validation.std():.2f}")
 
 # %% [markdown]
+# The validation rows come out near mean 0 and standard deviation 1, not exactly: nothing was tuned to them.
+#
 # ## The baseline first
 #
-# A score means nothing alone. What does a model get that says *benign* to everyone? And what does the plainest real model
-# get, logistic regression with its default settings?
+# A score means nothing alone. What does a model get that says *benign* to everyone? And the plainest real model, logistic
+# regression with its default settings?
 
 # %%
-x_train, y_train = groups["train"]
-x_validation, y_validation = groups["validation"]
 baseline = LogisticRegression().fit(x_train, y_train)
 wrong = {
     "always benign": int(y_validation.sum()),
@@ -148,7 +152,7 @@ for rate in (0.01, 0.1, 1.0, 10.0):
     print(f"{rate:5}   {rate * promise:8.4f}   {loss - loss_fn(moved, x_train, y_train):8.4f}")
 
 # %% [markdown]
-# A short step keeps it. At rate 1 half of the promise is kept or less, and a step of 10 lands *higher* than it began: the gradient is the
+# A short step keeps it. At rate 1 about half of the promise is kept, and a step of 10 lands *higher* than it began: the gradient is the
 # slope at one point, and we walked far from that point. All that follows is about how far to walk, and in which direction.
 #
 # **6. Evaluate**, on rows that did not move the parameters. Then all six in a loop, with every training row in every step:
@@ -384,25 +388,21 @@ for t in (1, 10, 100, 1000):
 #
 # ## Four paths on one surface
 #
-# Two parameters can be drawn. One measurement, the mean radius, as the file has it but in centimetres, and $p = \sigma(w \cdot \text{radius} + b)$.
-# Each point $(w, b)$ is a model. We know its best point exactly, from Newton's method, and how steep the valley is
+# Two parameters can be drawn. Take one measurement, the mean radius in tens of the file's units, and $p = \sigma(w \cdot \text{radius} + b)$:
+# each point $(w, b)$ is a model. We know its best point exactly, from Newton's method, and how steep the valley is
 # across and along: the two eigenvalues of the matrix of second derivatives.
 
 # %%
-raw = measurements[:, 0] / 10  # mean radius, in the data in units of a millimetre
-train_rows = train_test_split(np.arange(569), test_size=114, stratify=malignant, random_state=0)[0]
-labels = malignant[train_rows].astype(np.float32)
-radius = {"raw": raw[train_rows], "standardised": (raw[train_rows] - raw[train_rows].mean()) / raw[train_rows].std()}
-radius = {name: values.astype(np.float32) for name, values in radius.items()}
+radius = {"raw": jnp.array(measurements[train_rows, 0] / 10, jnp.float32), "standardised": x_train[:, 0]}
 
 
 def surface(point, x):
-    return optax.sigmoid_binary_cross_entropy(point[0] * x + point[1], labels).mean()
+    return optax.sigmoid_binary_cross_entropy(point[0] * x + point[1], y_train).mean()
 
 
 def lowest(x):
     point = jnp.zeros(2)
-    for _ in range(30):  # Newton: walk to the bottom of the parabola that fits here
+    for _ in range(30):  # Newton: go to the bottom of the parabola that fits here
         point -= jnp.linalg.solve(jax.hessian(surface)(point, x), jax.grad(surface)(point, x))
     return point
 
@@ -435,3 +435,34 @@ def walk(rate, x, optimiser):
     start = jnp.array([-4.0, 4.0])
     _, path = jax.lax.scan(one, (start, optimiser(rate).init(start)), length=100)  # path: [100, 2]
     return path, jax.vmap(surface, in_axes=(0, None))(path, x)
+
+
+# %% [markdown]
+# "Best" means the lowest mean loss along the way: quick and without wild jumps. *Arrived* means within 0.01 of the lowest loss.
+
+# %%
+rates = jnp.logspace(-2, 2, 17)
+paths, arrived = {}, {}
+for kind, x in radius.items():
+    for name, (optimiser, _) in OPTIMISERS.items():
+        path, losses = walk(rates, x, optimiser)  # [17, 100, 2], [17, 100]
+        best = jnp.nanargmin(losses.mean(axis=1))
+        there = np.flatnonzero(losses[best] < surface(lowest(x), x) + 0.01)
+        paths[kind, name] = path[best]
+        arrived[kind, name] = f"{there[0]} steps" if len(there) else "not in 100"
+        print(f"{kind:13} {name:9} rate {rates[best]:6.3g}: arrived {arrived[kind, name]}")
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+windows = {"raw": (-8, 16, -24, 10), "standardised": (-6, 6, -4, 6)}
+for ax, (kind, x) in zip(axes, radius.items()):
+    left, right, bottom, top = windows[kind]
+    grid = np.stack(np.meshgrid(np.linspace(left, right, 80), np.linspace(bottom, top, 80)), axis=-1)  # [80, 80, 2]
+    heights = jax.vmap(surface, in_axes=(0, None))(grid.reshape(-1, 2), x).reshape(80, 80)  # [6400, 2] → [6400] → [80, 80]
+    ax.contourf(grid[..., 0], grid[..., 1], jnp.log(heights), levels=20, cmap="Greys", alpha=0.6)
+    for name, (_, colour) in OPTIMISERS.items():
+        ax.plot(*paths[kind, name].T, ".-", color=colour, linewidth=1, markersize=4, label=name)
+    ax.plot(*lowest(x), "*", color=plots.BLACK, markersize=14)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    plots.finish(ax, f"{kind.capitalize()} radius", "weight w", "bias b")
+axes[1].legend(frameon=False);

@@ -152,8 +152,8 @@ history = fit(model, train_set, validation_set, config)
 print(f"{len(history)} epochs; the best was number {best_epoch(history)}")
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-plots.learning_curve(left, history, score_ax=right, title="The training loss falls further than the validation loss");
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+plots.learning_curve(left, history, score_ax=right, title="Training loss falls on and on");
 
 # %% [markdown]
 # The gap on the left is the model learning its training messages by heart. While the validation loss still falls or
@@ -227,10 +227,11 @@ assert np.allclose(predictor.logits(test.texts[:32]), logits[:32], atol=1e-4)
 messages = [
     "third week without my sofa and your map still shows the depot",
     "I would not hesitate to order again, only the zip broke on day two",
-    "can you put my mother's address on 88121 instead, it has not gone out yet",
+    "please make order 88121 a size 40 before you pack it",
 ]
 for text, answer in zip(messages, predictor(messages)):
-    print(f"{answer.label:9} {answer.probability:.1f}  {text}")
+    print(f"{answer.label:9} {answer.probability:.0%}  {text}")
+assert [answer.label for answer in predictor(messages)] == ["delivery", "faulty", "change"]
 
 # %% [markdown]
 # ## The same from a terminal, with your own table

@@ -34,8 +34,17 @@ def nudged_in_place(f, x):
     return gradient
 
 
-def first_axis_only(f, x):
-    return np.array([central(lambda row, i=i: f(x + (row - x[i]) * (np.arange(len(x)) == i)), x[i]) for i in range(len(x))])
+def row_by_row(f, x):
+    gradient = np.zeros_like(x)
+    for i in range(len(x)):
+        nudge = np.zeros_like(x)
+        nudge[i] = 1e-5
+        gradient[i] = (f(x + nudge) - f(x - nudge)) / 2e-5
+    return gradient
+
+
+def all_at_once(f, x):
+    return np.full(x.shape, (f(x + 1e-5) - f(x - 1e-5)) / 2e-5)
 
 
 def two_layers(X, Y, W1, b1, W2, b2, back=lambda dH, Z, H: dH * (Z > 0), rows=None, saw=None, factor=2.0):
@@ -163,8 +172,8 @@ class TestAutodiff(ExerciseContract):
             ("only asked on one side of x", one_sided),
             ("divide by 2 · step", lambda f, x: central(f, x, divide=1e-5)),
             ("x came back changed", nudged_in_place),
-            ("x of shape (): numerical_gradient", from_notebook(lambda nb: named("numerical_gradient", first_axis_only))),
-            ("All entries seem to be nudged at once", lambda f, x: np.full(x.shape, (f(x + 1e-5) - f(x - 1e-5)) / 2e-5)),
+            ("A whole row seems to be nudged at once", row_by_row),
+            ("All entries seem to be nudged at once", all_at_once),
             ("Is the step too large", lambda f, x: central(f, x, 0.3, 0.6)),
             ("too small?", lambda f, x: central(f, x, 1e-13, 2e-13)),
             ("in the shape of x", lambda f, x: central(f, x).ravel()),
@@ -214,11 +223,6 @@ class TestAutodiff(ExerciseContract):
             ("That is u H u", lambda f, x, u: jnp.sum(u * jax.jvp(jax.grad(f), (x,), (u,))[1])),
         ],
     }
-
-
-def named(name, function):
-    function.__name__ = name
-    return function
 
 
 def plain_number(logits, labels):

@@ -113,12 +113,16 @@ def raises(error):
         (raises(ZeroDivisionError()), "answer(float64[3]) raised ZeroDivisionError."),
         (raises(SystemExit(3)), "raised SystemExit: 3."),
         (lambda: 1, "raised TypeError: "),
-        (3.0, "raised TypeError: 'float' object is not callable."),
+        (3.0, "'float' object is not callable. Hand in the function itself, not what it returns."),
     ],
 )
 def test_what_the_learners_code_raises_becomes_one_line(answer, message):
     assert message in verdict(answer)
     assert "\n" not in verdict(answer)
+
+
+def test_a_check_line_that_was_changed_is_told_what_it_takes():
+    assert double.judge().message == "not yet: the check takes answer; 0 came. Restore its line as it was."
 
 
 def test_endless_recursion_and_tracing_errors_become_one_line():
@@ -167,7 +171,7 @@ def test_an_endless_loop_is_stopped_even_if_it_catches_what_it_can(monkeypatch):
     [
         ([1.0, 2.0, 3.0], "x: an array of shape (3,) was expected, a list came back."),
         ("1 2 3", "x: an array of shape (3,) was expected, a str came back."),
-        (6.0, "x: a single number came back, an array of shape (3,) was expected."),
+        (5.0, "x: a single number came back, an array of shape (3,) was expected."),
         (NUMBERS[:, None], "x: shape (3, 1) came back, an array of shape (3,) was expected."),
         (np.array([1, 2, 3]), "x: int64 came back, floating-point numbers were expected."),
         (NUMBERS > 1, "x: bool came back, floating-point numbers were expected."),
@@ -212,7 +216,7 @@ def test_compare_of_nothing_is_a_missing_return():
     [
         ("mse", "both", "'mse' is not what happens. Which has no ceiling?"),
         ("MSE", "both", "'MSE' is none of the choices: 'both', 'mse'."),
-        (3, "both", "a str was expected, such as 'mse'; 3 is a int."),
+        (3, "both", "3 came, a str was expected, such as 'mse'."),
         ([3, 8], (8, 3), "(3, 8) is not what happens. Run it in a cell of your own and look."),
     ],
 )

@@ -73,8 +73,7 @@ def choose(got: Any, want: Any, because: Mapping[Any, str]) -> None:
     """
     got = tuple(got) if isinstance(got, list) else got
     if type(got) is not type(want):
-        example = f"a {type(want).__name__} was expected, such as {next(iter(because))!r}"
-        raise Wrong(f"{example}; {got!r} is a {type(got).__name__}.")
+        raise Wrong(f"{got!r} came, a {type(want).__name__} was expected, such as {next(iter(because))!r}.")
     if got == want:
         return
     if isinstance(want, str) and got not in because:

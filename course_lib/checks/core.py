@@ -79,6 +79,9 @@ class Exercise:
 
     def judge(self, *answers: Any) -> Verdict:
         """The verdict on the learner's answers. Nothing is printed or kept, and only Ctrl-C gets through."""
+        *takes, _ = inspect.signature(self.check).parameters
+        if len(answers) != len(takes):
+            return _not_yet(f"the check takes {', '.join(takes)}; {len(answers)} came. Restore its line as it was.")
         if any(is_empty(answer) for answer in answers):
             return NOT_ATTEMPTED
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
@@ -94,7 +97,9 @@ class Exercise:
         except BaseException as error:  # SystemExit, too
             if _is_not_implemented(error) or any(_has_placeholder(answer) for answer in answers):
                 return NOT_ATTEMPTED
-            return _not_yet(error if isinstance(error, Failed) else _describe_error(error))
+            called = "is not callable" in str(error) and not all(map(callable, answers))
+            hint = " Hand in the function itself, not what it returns." if called else ""
+            return _not_yet(error if isinstance(error, Failed) else _describe_error(error) + hint)
         return Verdict("passed", "passed")
 
 

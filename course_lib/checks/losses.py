@@ -10,7 +10,7 @@ from course_lib.checks.compare import compare
 from course_lib.checks.core import exercise
 
 RAW_EXP = "Is exp() seeing the raw logits? Take each row's largest away first."
-EXTREME = np.array([[1, 0, -1], [-1, 1, 0], [0, 0, 1], [1, -1, -1]], float)
+EXTREME = np.array([[1, 0, -1], [-1, 1, 0], [-1, -1, -1], [1, -1, -1]], float)  # one row has no large logit
 BCE_NAN = "Where a sigmoid rounds to 1, log(1 - 1) is minus infinity. Start from the logits."
 SHAPES = ((4, 3), (1, 5), (6, 1))  # three, since each new one is compiled: a check answers within a second
 HIDDEN = "An epsilon or a clip hides how wrong the model is. Start from the logits."

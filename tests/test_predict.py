@@ -1,0 +1,100 @@
+"""From texts to vectors, logits and labels: order kept, nothing dropped, fixed shapes."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from course_lib import CourseError
+from course_lib.bert import BertModel
+from course_lib.checkpoint import load_pretrained, save_pretrained
+from course_lib.data import Examples, tokenize
+from course_lib.predict import Prediction, Predictor, _logits, buckets_for, embed, predict_logits
+
+LABELS = ("delivery", "refund", "product")
+TEXTS = [
+    "where is it",
+    "a",
+    "the lamp that I sent back a month ago is still not paid back, when will it be?",
+    "b c d",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder, tokenizer):
+    model = load_pretrained(tiny_folder, labels=LABELS)
+    return save_pretrained(model, tmp_path_factory.mktemp("predict") / "model", tokenizer)
+
+
+def one_by_one(model, tokenizer, text):
+    ids = np.array(tokenizer(text)["input_ids"])[None]
+    return np.asarray(model(ids, np.ones_like(ids)))[0]
+
+
+def test_logits_are_those_of_each_text_on_its_own(folder, tokenizer):
+    model = load_pretrained(folder)
+    logits = predict_logits(model, tokenize(tokenizer, TEXTS, 64), batch_size=5)  # the last batch is not full
+    assert logits.shape == (len(TEXTS), len(LABELS)) and logits.dtype == np.float32
+    for i in range(4):
+        np.testing.assert_allclose(logits[i], one_by_one(model, tokenizer, TEXTS[i]), atol=1e-5)
+    np.testing.assert_allclose(logits[:4], logits[4:8], rtol=1e-4)
+
+
+def test_no_examples_give_no_logits(folder):
+    model = load_pretrained(folder)
+    assert predict_logits(model, Examples([], np.zeros(0, np.int32))).shape == (0, len(LABELS))
+
+
+def test_vectors_are_the_mean_over_real_tokens_of_length_one(tiny_folder, tokenizer):
+    model = load_pretrained(tiny_folder, architecture=BertModel)
+    vectors = embed(model, tokenize(tokenizer, TEXTS[:3], 64), batch_size=2)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-5)
+    for text, vector in zip(TEXTS, vectors, strict=False):
+        mean = one_by_one(model, tokenizer, text).mean(0)  # [T, H] → [H], no padding here
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_real_model_puts_alike_meanings_close():
+    from course_lib.data import load_tokenizer
+    from course_lib.pretrained import fetch
+
+    model = load_pretrained(fetch(), architecture=BertModel)
+    texts = ["my card was declined, the bank says all is well", "Checkout refuses my Visa", "The kettle leaks."]
+    a, b, c = embed(model, tokenize(load_tokenizer(fetch()), texts, 64), batch_size=4)
+    assert a @ b > a @ c + 0.2
+
+
+def test_a_predictor_gives_label_and_probability_in_order(folder):
+    predictor = Predictor(folder, batch_size=4)
+    answers = predictor(TEXTS)
+    logits = predictor.logits(TEXTS)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert [answer.label for answer in answers] == [LABELS[i] for i in probabilities.argmax(-1)]
+    np.testing.assert_allclose([answer.probability for answer in answers], probabilities.max(-1), rtol=1e-4)
+    assert isinstance(answers[0], Prediction) and predictor([]) == []
+
+
+def test_a_predictor_compiles_once_a_bucket(folder):
+    predictor = Predictor(folder, batch_size=2)
+    assert predictor.buckets == (16, 32, 64)  # 64 positions: none longer
+    before = _logits._cache_size()
+    for length in (3, 9, 20, 40, 60, 200):
+        predictor(["word " * length, "x"])
+    assert _logits._cache_size() - before <= len(predictor.buckets)
+
+
+def test_what_is_longer_than_the_model_is_cut(folder):
+    predictor = Predictor(folder)
+    np.testing.assert_allclose(predictor.logits(["word " * 500]), predictor.logits(["word " * 62]), atol=1e-6)
+
+
+def test_buckets_never_pass_the_models_positions():
+    class Odd(nnx.Module):
+        class config:
+            max_position_embeddings = 50
+
+    assert buckets_for(Odd(), Examples([[1] * 50, [1] * 3], np.zeros(2, np.int32))) == (8, 50)
+
+
+def test_a_folder_without_a_classifier_is_refused(tiny_folder):
+    with pytest.raises(CourseError, match="no labels of its own"):
+        Predictor(tiny_folder)
