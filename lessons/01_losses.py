@@ -255,7 +255,7 @@ assert abs(slopes[0]) < 1e-6 and abs(slopes[1] + 1) < 1e-6
 #
 # $$\frac{\partial L}{\partial z_k} = \underbrace{\frac{e^{z_k}}{\sum_j e^{z_j}}}_{\hat y_k} - \underbrace{[k = c]}_{y_k} = \hat y_k - y_k$$
 #
-# The exponential of softmax and the logarithm of the loss cancel, and what is left is *what you said minus what was
+# ($[k = c]$ is 1 where $k$ is $c$, else 0.) The exponential of softmax and the logarithm of the loss cancel, and what is left is *what you said minus what was
 # true*. Verify it twice: by finite differences (nudge each logit and see how the loss moves), and by `jax.grad`.
 #
 # **Predict.** For `probs` = 0.7, 0.2, 0.1 and the truth delivery: which three numbers?
@@ -362,6 +362,7 @@ plots.finish(right, "So it waits before it learns", "step (logarithmic)", "proba
 rng = np.random.default_rng(0)
 anger = rng.normal(size=60)
 unhappy = (rng.random(60) < 1 / (1 + np.exp(-2 * anger))).astype(float)  # the truth, with chance in it
+print(f"{unhappy.sum():.0f} of {len(unhappy)} customers are unhappy")
 
 # %%
 w, b = np.meshgrid(np.linspace(-12, 12, 121), np.linspace(-12, 12, 121))

@@ -24,7 +24,8 @@ from course_lib.checks import losses as check
 # </details>
 # <details><summary>Outline</summary>
 #
-# The loss is the negative natural logarithm of the right team's probability. Adding the same number to every logit changes no probability.
+# The loss is the negative natural logarithm of the right team's probability. Adding the same number to every logit
+# changes no probability.
 #
 # </details>
 

@@ -86,7 +86,7 @@ for ax, points in ((before, x), (after, hidden)):
     ax.set(xlim=(-0.4, 2.6), ylim=(-0.4, 1.5), xticks=[0, 1, 2], yticks=[0, 1])
 for ax, points, labels in ((before, x, texts), (after, hidden, ["good", "bad, not good", "", "not bad"])):
     for point, label in zip(points, labels):
-        ax.annotate(label, point, xytext=(0, 9), textcoords="offset points", ha="center")
+        ax.annotate(label, point, xytext=(0, -19), textcoords="offset points", ha="center")
 after.plot([0.3, 2.6], [-0.1, 1.05], "--", color=plots.BLACK)  # where the score is 0.5
 plots.finish(before, "No line parts the unhappy (orange)", "says “bad”", "says “not”")
 plots.finish(after, "After the bend, one line does", "hidden unit 1", "hidden unit 2")
@@ -180,10 +180,14 @@ for name, (bend, slope, _) in bends.items():
     assert jnp.allclose(slope(xs), finite, atol=1e-3)
     assert jnp.allclose(slope(xs), jax.vmap(jax.grad(library[name]))(xs), atol=1e-5)
     assert jnp.allclose(bend(xs), library[name](xs), atol=1e-6)
-    print(f"{name:8} slope at 0.05: {slope(0.05 * jnp.ones(1))[0]:.3f}   steepest: {slope(xs).max():.3f}   lowest output: {bend(xs).min():6.3f}")
+print("functions agree with the library, slopes with finite differences and with jax.grad")
 
 # %%
-xs = jnp.linspace(-4, 4, 401)
+xs = jnp.linspace(-4, 4, 801)
+for name, (bend, slope, _) in bends.items():
+    print(f"{name:8} steepest: {slope(xs).max():.3f}   lowest output: {bend(xs).min():6.3f}")
+
+# %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 for (name, (bend, slope, colour)), style in zip(bends.items(), ("-", "--", "-", "--")):
     left.plot(xs, bend(xs), style, color=colour, label=name)
@@ -274,9 +278,10 @@ assert jnp.allclose(jax.nn.softmax(jnp.array([1.5, 0.0]))[0], sigmoid(1.5))
 # **Predict.** Thirty layers of sigmoid, each at its very steepest. What is left of a gradient of 1, from the slopes alone?
 
 # %%
-for z in (0.0, 2.5, 5.0, 10.0):
-    print(f"z = {z:4}   " + "   ".join(f"{name} {bends[name][1](jnp.float32(z)):.1e}" for name in ("sigmoid", "tanh", "ReLU")))
-print(f"thirty slopes of 1/4: {0.25**30:.1e}")
+for z in (0.5, 2.5, 5.0):
+    slopes = "   ".join(f"{name} {slope(jnp.float32(z)):7.1e}" for name, (_, slope, _) in bends.items())
+    print(f"slope at {z:4}:   {slopes}")
+print(f"thirty slopes of 1/4 multiplied: {0.25**30:.1e}")
 
 # %% [markdown]
 # The weights multiply as well, and could make up for it. That is the other half of the story.
@@ -351,17 +356,17 @@ for start, s in initialisations.items():
 # %%
 fig, axes = plt.subplots(2, 3, figsize=(11, 6), sharex=True, sharey=True, layout="constrained")
 messages = (
-    ("Too small: every signal fades", "Xavier: tanh carries through", "He: ReLU carries through"),
-    ("… and every gradient", "… in both directions", "… and tanh's gradient grows"),
+    ("Too small: every signal fades", "Xavier: tanh carries it", "He: ReLU and tanh carry it"),
+    ("… and so does every gradient", "… in both directions", "… tanh's gradient grows"),
 )
-for row, (measured, ylabel) in enumerate(((signals, "signal (differs by)"), (gradients, "gradient (size)"))):
+for row, (measured, ylabel) in enumerate(((signals, "signal (sd over messages)"), (gradients, "gradient (root mean square)"))):
     for ax, start, message in zip(axes[row], initialisations, messages[row]):
         for (name, (_, _, colour)), style in zip(bends.items(), ("-", "--", "-", "--")):
             line = measured[start, name]
             ax.semilogy(range(1, 31), np.where(line > 1e-7, line, np.nan), style, color=colour, label=name)
         ax.set_ylim(1e-7, 30)
         plots.finish(ax, message, "layer" if row else "", ylabel if ax is axes[row][0] else "")
-axes[0, 0].legend(frameon=False)
+axes[0, 0].legend(frameon=False);
 
 # %% [markdown]
 # A line ends where it falls below $10^{-7}$: about what 32 bits can tell apart from nothing next to a sigmoid's 0.5. Read the
@@ -400,9 +405,10 @@ print(f"by hand {gradients['Xavier', 'tanh'][0]:.3f}, jax.vjp {size(automatic):.
 # %%
 for start in ("Xavier", "He"):
     outputs, _ = propagate(*bends["ReLU"][:2], initialisations[start])
-    print(f"ReLU, {start}: size after layer 30 is {size(outputs[-1]):.1e}, of which differs between messages {signals[start, 'ReLU'][-1]:.1e}")
+    sizes, differ = [size(outputs[k]) for k in (0, -1)], [differs(outputs[k]) for k in (0, -1)]
+    print(f"ReLU, {start:6} layer 1 → 30: size {sizes[0]:.2f} → {sizes[1]:.1e}, signal {differ[0]:.2f} → {differ[1]:.1e}")
 print(f"2^-15 = {2**-15:.1e}")
-assert gradients["Xavier", "ReLU"][0] < 1e-3
+assert size(outputs[-1]) > 0.5 and differs(outputs[-1]) < differs(outputs[0]) / 3
 
 # %% [markdown]
 # > **Common claim, tested.** *"With He initialisation the signal passes a deep ReLU network unchanged."*
@@ -428,9 +434,12 @@ assert jnp.allclose(growth, 2.0**30)
 #
 # ## Does it show in training?
 #
-# The desk's own messages: which of the known words each one contains, in; one of eight teams, out. Three hidden layers of 64
-# units. Same data, same learning rate, Xavier for sigmoid and tanh, He for the rest. *Leaky ReLU* joins in: its slope is 0.1 for negative inputs,
-# so never zero.
+# The desk's own messages. In goes which of the known words each one contains, out comes one of eight teams. Three hidden layers
+# of 64 units; the same data and learning rate for all; Xavier for sigmoid and tanh, He for the rest.
+#
+# > **Common claim, tested.** *"ReLU speeds up training because its gradient is zero for negative inputs."*
+#
+# If that were the reason, *leaky ReLU* should be slower: its slope is 0.1 for negative inputs, so never zero. We let it compete.
 
 # %%
 from sklearn.feature_extraction.text import CountVectorizer
@@ -438,19 +447,18 @@ from sklearn.feature_extraction.text import CountVectorizer
 from course_lib.data import class_indices, load_tickets
 
 tickets = load_tickets("train")
-words = CountVectorizer(binary=True, min_df=5).fit_transform(tickets.texts).toarray()
+words = CountVectorizer(binary=True, min_df=10).fit_transform(tickets.texts).toarray()  # 0 or 1
 inputs = jnp.asarray(words / np.sqrt(np.mean(words**2)), jnp.float32)  # [messages, words], mean square 1
 labels = jnp.asarray(class_indices(tickets, tickets.classes))  # [messages]
-print(f"every message becomes {'one row of 0s and 1s (then scaled)'}; teams: {len(tickets.classes)}")
+print(f"{len(inputs)} messages, {inputs.shape[1]} known words, {len(tickets.classes)} teams")
 
 
 # %%
 def initialise(key, sizes, gain):
     """Weights and biases of each layer; weights have standard deviation gain / √inputs."""
     keys = jax.random.split(key, len(sizes) - 1)
-    layers = [
-        (gain / np.sqrt(n) * jax.random.normal(key, (n, m)), jnp.zeros(m)) for key, n, m in zip(keys, sizes, sizes[1:])
-    ]
+    shapes = list(zip(sizes, sizes[1:]))
+    layers = [(gain / np.sqrt(m) * jax.random.normal(key, (m, k)), jnp.zeros(k)) for key, (m, k) in zip(keys, shapes)]
     W, b = layers[-1]
     return layers[:-1] + [(0.1 * W, b)]  # so that the loss starts near log 8, as lesson 01 asks
 
@@ -462,21 +470,24 @@ def network(layers, x, bend):
     return x @ W + b  # logits [messages, 8]
 
 
-def loss(layers, bend):
-    return optax.softmax_cross_entropy_with_integer_labels(network(layers, inputs, bend), labels).mean()
-
+# %% [markdown]
+# A step of training: the loss, its gradient, and every weight moved a little against it (lesson 05 takes this apart).
 
 # %%
 from functools import partial
 
 
-@partial(jax.jit, static_argnames="bend")  # compiled once a bend; lesson 03 explains
+def loss(layers, bend):
+    return optax.softmax_cross_entropy_with_integer_labels(network(layers, inputs, bend), labels).mean()
+
+
+@partial(jax.jit, static_argnames="bend")  # compiled once for each bend; lesson 03 explains
 def step(layers, rate, bend):
     value, gradient = jax.value_and_grad(loss)(layers, bend)
-    return jax.tree.map(lambda p, g: p - rate * g, layers, gradient), value
+    return jax.tree.map(lambda old, slope: old - rate * slope, layers, gradient), value
 
 
-def train(bend, gain, rate, hidden=(64, 64, 64), steps=200):
+def train(bend, gain, rate, hidden=(64, 64, 64), steps=300):
     layers = initialise(jax.random.key(0), (inputs.shape[1], *hidden, 8), gain)
     losses = []
     for _ in range(steps):
@@ -491,9 +502,134 @@ def leaky_relu(x):
 
 
 he = np.sqrt(2)
-runs = {"sigmoid": (sigmoid, 1.0), "tanh": (jnp.tanh, 1.0), "ReLU": (jax.nn.relu, he)}
-runs |= {"leaky ReLU": (leaky_relu, he), "GELU": (gelu, he)}
-for rate in (0.1, 0.3, 1.0):
-  for name, (bend, gain) in runs.items():
-    l = train(bend, gain, rate=rate)[1]
-    print(rate, name, next((k for k, v in enumerate(l) if v < 0.5), None), l[0], l[-1], np.diff(l).max(), l[[0,10,20,40,60]])
+entries = {"sigmoid": (sigmoid, 1.0), "tanh": (jnp.tanh, 1.0), "ReLU": (jax.nn.relu, he)}
+entries |= {"leaky ReLU": (leaky_relu, he), "GELU": (gelu, he)}
+losses = {name: train(bend, gain, rate=0.05)[1] for name, (bend, gain) in entries.items()}
+for name, curve in losses.items():
+    below = np.flatnonzero(curve < 0.5)
+    print(f"{name:10} loss {curve[0]:.2f} → {curve[-1]:.3f}, below 0.5 after {below[0] if below.size else 'more than 300'} steps")
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+colours = {name: colour for name, (_, _, colour) in bends.items()} | {"leaky ReLU": plots.SKY}
+for name, curve in losses.items():
+    ax.plot(curve, "--" if name in ("leaky ReLU", "tanh") else "-", color=colours[name], label=name)
+ax.legend(frameon=False)
+plots.finish(ax, "Leaky ReLU keeps up; three layers of sigmoid do not learn", "step", "training loss (nats)")
+assert (losses["leaky ReLU"] < 0.5).argmax() <= (losses["ReLU"] < 0.5).argmax() * 1.1
+
+# %% [markdown]
+# **False.** Leaky ReLU, which has no zero slope anywhere, keeps up with ReLU. What helps is the other half: where it lets a
+# signal through, ReLU's slope is *one*, so nothing is lost on the way back. Sigmoid has learned one thing only, how often each team
+# comes up. Its loss has stopped at the entropy of those frequencies:
+
+# %%
+frequencies = np.bincount(labels) / len(labels)
+entropy = -np.sum(frequencies * np.log(frequencies))
+print(f"entropy of the teams' frequencies: {entropy:.3f}; sigmoid's loss: {losses['sigmoid'][-1]:.3f}")
+assert abs(losses["sigmoid"][-1] - entropy) < 0.02
+
+_, rescued = train(sigmoid, gain=4.0, rate=1.0)
+print(f"sigmoid with weights 4 times as large and learning rate 1: {'learns' if rescued.min() < 0.1 else 'does not learn'}")
+assert rescued.min() < 0.1
+
+# %% [markdown]
+# So sigmoid is no dead end. Weights four times as large undo its slope of 1/4, and with a learning rate 20 times as high it
+# learns as well. The bend, the initialisation and the learning rate are one choice, not three.
+#
+# ## The unit that died
+#
+# A zero slope does have a price. One ReLU unit $f(wx + b)$ should learn $\max(0, x)$ from inputs between −2 and 2. A step that was too
+# large has thrown its bias far down. How many steps of gradient descent until its error is below 0.01?
+#
+# **Predict.** The bias is −3. Which of ReLU, leaky ReLU and GELU recover?
+
+# %%
+points = jnp.linspace(-2, 2, 41)
+
+
+def error(unit, bend):
+    w, b = unit
+    return jnp.mean((bend(w * points + b) - jax.nn.relu(points)) ** 2)
+
+
+slope_of_error = jax.jit(jax.value_and_grad(error), static_argnames="bend")
+
+
+def steps_to_recover(bend, b, limit=1000):
+    unit = jnp.array([1.0, b])
+    for count in range(limit):
+        value, gradient = slope_of_error(unit, bend)
+        if value < 0.01:
+            return count
+        unit = unit - 0.5 * gradient
+    return "never"
+
+
+# %%
+contenders = {"ReLU": jax.nn.relu, "leaky ReLU": leaky_relu, "GELU": gelu}
+for b in (-1.0, -2.0, -3.0, -10.0):
+    print(f"bias {b:5}:   " + "   ".join(f"{name} {steps_to_recover(bend, b)!s:5}" for name, bend in contenders.items()))
+assert (slope_of_error(jnp.array([1.0, -3.0]), jax.nn.relu)[1] == 0).all()
+
+# %% [markdown]
+# From −2 down, ReLU never sees a positive input. Its gradient is exactly zero, and no number of steps brings it back: it is *dead*.
+#
+# > **Common claim, tested.** *"GELU cannot die, because its slope is not zero for negative inputs."*
+#
+# **False.** From −3 it does not come back either. Below its lowest point GELU's slope is *negative*: whoever wants a larger output
+# pushes the input further down. The next line shows where, and how little slope is left at −10.
+
+# %%
+print(f"GELU is lowest at x = {xs[gelu(xs).argmin()]:.2f}; slope at -2: {gelu_slope(jnp.float32(-2)):.3f}", end="")
+print(f", at -10: {'less than 1e-20' if abs(gelu_slope(jnp.float32(-10))) < 1e-20 else 'more than 1e-20'}")
+
+# %% [markdown]
+# > **Common claim, tested.** *"As much as 40 % of a ReLU network can be dead."*
+#
+# The tickets again, one hidden layer of 64, with learning rates that are right, high, and far too high. A unit is dead if it
+# answers *no* message.
+
+# %%
+for rate in (0.1, 1.0, 10.0):
+    layers, _ = train(jax.nn.relu, he, rate, hidden=(64,))
+    W, b = layers[0]
+    dead = jnp.mean((inputs @ W + b <= 0).all(axis=0))  # [messages, 64] → [64] → a share
+    correct = jnp.mean(network(layers, inputs, jax.nn.relu).argmax(axis=-1) == labels)
+    share = "none" if dead == 0 else "fewer than a quarter" if dead < 0.25 else "over half" if dead > 0.5 else "many"
+    learned = "over 90 %" if correct > 0.9 else "under a third" if correct < 1 / 3 else "some"
+    print(f"rate {rate:4}: dead units: {share:20}   training messages routed right: {learned}")
+assert dead > 0.5 and correct < 1 / 3
+
+# %% [markdown]
+# **True, and then you know already.** Far more than 40 % can die. But where that happened, the network routes hardly better
+# than by always naming the commonest team: the loss has told you long before you count units. At rates that work, dead units are few.
+# (The words stand for numbers here, because training at too high a rate is chaotic: the last digits change from machine to machine.)
+#
+# ## Which bend where
+#
+# | place | bend | why |
+# |---|---|---|
+# | output, one label of $K$ | softmax | probabilities that add up to 1 |
+# | output, yes or no, or several labels | sigmoid | each is a probability of its own |
+# | hidden layers, in general | ReLU with He | slope 1 where it is on; cheap |
+# | hidden layers of BERT | GELU, exact form | the weights were trained with it |
+# | a summary of bounded size (BERT's pooler) | tanh | between −1 and 1, centred |
+#
+# ## What you now know
+#
+# 1. Layers without a bend collapse into one layer. One bend solves what no line can; many bends make any curve.
+# 2. On the way back, each layer multiplies the gradient by its bend's slope: at most 1/4 for sigmoid, 1 for an active ReLU.
+# 3. A bend and an initialisation belong together: Xavier ($1/\sqrt n$) with tanh, He ($\sqrt{2/n}$) with ReLU.
+# 4. A healthy size is not a signal. Measure what differs between messages.
+# 5. Units die, GELU's too. The usual cause is a learning rate that is too high, and the loss shows it first.
+#
+# **Exercises:** [02 · Exercises](../exercises/02_activations_exercises.ipynb), six of them, 40 minutes.
+#
+# **Next:** [03 · What changes when arrays are JAX arrays?](03_jax_arrays.ipynb)
+#
+# **Read more:** Goodfellow et al., [Deep Learning](https://www.deeplearningbook.org/), sections 6.1 to 6.3; Glorot and
+# Bengio, [Understanding the difficulty of training deep feedforward neural
+# networks](https://proceedings.mlr.press/v9/glorot10a.html), section 4.2; He et al., [Delving Deep into
+# Rectifiers](https://arxiv.org/abs/1502.01852), section 2.2; Hendrycks and Gimpel, [Gaussian Error Linear
+# Units](https://arxiv.org/abs/1606.08415), section 2.

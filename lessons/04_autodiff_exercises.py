@@ -22,11 +22,15 @@ from course_lib.checks import autodiff as check
 # With pencil and paper, from the back: the slope of $d$ in $c$, then in $b$, then in $a$. Three whole numbers.
 #
 # <details><summary>Nudge</summary>
+#
 # How many arrows leave b? Each brings a share, and the shares add. And how many leave a?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # In c: b. In b: c from the product, and the slope in c times 1 from the sum. In a: the slope in c times 1 from the sum, and
 # twice the slope in b times a, because b uses a two times.
+#
 # </details>
 
 # %%
@@ -46,11 +50,15 @@ check.slopes_where_paths_meet(slopes_in_c_b_a)
 # `x` as it was.
 #
 # <details><summary>Nudge</summary>
+#
 # One entry at a time. `np.ndindex(x.shape)` runs over the positions of an array of any shape. Which step did the lesson's figure recommend?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # For each position: a nudge of zeros with 1e-5 at that position; `(f(x + nudge) - f(x - nudge)) / 2e-5` goes into the result.
 # `x + nudge` makes a new array.
+#
 # </details>
 
 
@@ -81,12 +89,16 @@ check.numerical_gradient(numerical_gradient)
 # `jax.grad`. (Where $Z$ is exactly 0, anything from 0 to 1 is a slope of ReLU.)
 #
 # <details><summary>Nudge</summary>
+#
 # A gradient has the shape of what it is the gradient of. Go through the forward lines from the last to the first. The mean is over
 # messages, not over outputs.
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # `dS = 2 * (S - Y) / n`; then `H.T @ dS` and the sum of `dS` over the rows; `dH = dS @ W2.T`; `dZ` is `dH` where `Z > 0`, else 0; then
 # once more the same two lines with `X`.
+#
 # </details>
 
 
@@ -151,11 +163,15 @@ print(f"slopes in c, b, a: {c.grad:.0f}, {b.grad:.0f}, {a.grad:.0f}")
 # `pull` once, however many ways lead there. You may write more functions above it.
 #
 # <details><summary>Nudge</summary>
+#
 # What happens to the first share of a node when the second comes? And may a node pass its slope on before all shares have arrived?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # Three things. List the nodes with each after its parents (a function that calls itself on the parents first) and go through the list
 # from the end. Add shares instead of overwriting. Begin with all slopes at zero, or a second call adds to the first.
+#
 # </details>
 
 
@@ -190,12 +206,16 @@ check.fixed_backward(fixed_backward)
 # `logits`, with its `pull`. It must survive logits of ±10,000.
 #
 # <details><summary>Nudge</summary>
+#
 # The value is exercise 1.3 in NumPy. The slope is lesson 01's p − y. What comes in as g when the loss is only one part of a bigger one?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # Log-probabilities with the maximum taken away first; the value is minus the mean of the right ones,
 # `log_probs[np.arange(n), labels]`. The slope is `np.exp(log_probs)` with 1 taken from the right entries, divided by n. `pull` multiplies
 # it by `g`. Then `Node(value, [(logits, pull)], "cross-entropy")`.
+#
 # </details>
 
 
@@ -222,10 +242,14 @@ check.cross_entropy(cross_entropy, Node)
 # a number, and `u` of the shape of `x`, so that nothing of the size of $H$ is ever made.
 #
 # <details><summary>Nudge</summary>
+#
 # Gradient is a function from n numbers to n numbers. What pushes one direction through a function?
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # `jax.jvp` of `jax.grad(f)`, at `(x,)` in the direction `(u,)`. It returns two things: the gradient, and what you want.
+#
 # </details>
 #
 # A function to try yours on, whose $H$ is known: it has $6x$ on its diagonal and zeros elsewhere.

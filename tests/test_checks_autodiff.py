@@ -43,6 +43,10 @@ def row_by_row(f, x):
     return gradient
 
 
+def entry_alone(f, x):
+    return np.array([(f(entry + 1e-5) - f(entry - 1e-5)) / 2e-5 for entry in x])
+
+
 def all_at_once(f, x):
     return np.full(x.shape, (f(x + 1e-5) - f(x - 1e-5)) / 2e-5)
 
@@ -104,6 +108,13 @@ def along_every_path(loss):
             send(parent, pull(share))
 
     send(loss, np.ones_like(loss.value))
+
+
+def python_numbers(loss):
+    loss.grad = 1.0
+    for parent, pull in loss.parents:
+        parent.grad = float(np.mean(pull(loss.grad)))
+        python_numbers(parent)
 
 
 def log_probs(z):
@@ -172,6 +183,7 @@ class TestAutodiff(ExerciseContract):
             ("only asked on one side of x", one_sided),
             ("divide by 2 · step", lambda f, x: central(f, x, divide=1e-5)),
             ("x came back changed", nudged_in_place),
+            ("It takes the whole x", entry_alone),
             ("A whole row seems to be nudged at once", row_by_row),
             ("All entries seem to be nudged at once", all_at_once),
             ("Is the step too large", lambda f, x: central(f, x, 0.3, 0.6)),
@@ -199,6 +211,7 @@ class TestAutodiff(ExerciseContract):
             ("called a second time", lambda loss: walk(order_of(loss)[::-1], loss, reset=False)),
             ("a pull was called twice", along_every_path),
             ("is still 0", lambda loss: None),
+            ("slope in a of a·a", python_numbers),
         ],
         "cross_entropy": [
             ("The incoming slope g is missing", cross_entropy_with(lambda p, y, g, n: (p - y) / n)),

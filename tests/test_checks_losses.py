@@ -72,7 +72,7 @@ class TestLosses(ExerciseContract):
             ("its own label", lambda logits, labels: -jax.nn.log_softmax(logits)[:, labels].mean()),
             ("taken over the batch", lambda logits, labels: -pick(jax.nn.log_softmax(logits, axis=0), labels).mean()),
             ("log-sum-exp missing", lambda logits, labels: -pick(logits, labels).mean()),
-            ("logits of ±100 gave infinity. Is exp() seeing the raw logits?", lambda *batch: naive(*batch)),
+            ("logits of ±100 gave nan. Is exp() seeing the raw logits?", lambda *batch: naive(*batch)),
             ("Take each row's largest away first", lambda logits, labels: naive(logits - logits.max(), labels)),
             ("An epsilon or a clip hides", with_epsilon),
             ("raised TypeError", lambda logits, labels: logits + "labels"),

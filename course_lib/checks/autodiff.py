@@ -74,8 +74,9 @@ def numerical_gradient(answer, rng):
         got = answer(f, x)
         if not np.allclose(x, before, rtol=1e-12, atol=1e-12):
             raise Wrong(f"{given}: x came back changed. Nudge a copy of it.")
-        at = [z for z in seen if z.shape == shape]
-        if at and (all((z >= before - 1e-14).all() for z in at) or all((z <= before + 1e-14).all() for z in at)):
+        if other := [z.shape for z in seen if z.shape != shape]:
+            raise Wrong(f"{given}: f was given shape {other[0]}. It takes the whole x, with one entry nudged.")
+        if seen and (all((z >= before - 1e-14).all() for z in seen) or all((z <= before + 1e-14).all() for z in seen)):
             raise Wrong(f"{given}: f was only asked on one side of x. A central difference asks on both.")
         if _roughly(got, want):
             worst = np.abs(np.asarray(got) - want).max()
@@ -177,7 +178,7 @@ def fixed_backward(answer, rng):
     a = _Node(rng.uniform(1, 2, size=3))
     once = _multiply(a, a)
     backward(once)
-    if not a.grad.any():  # Failed: it may be the stub
+    if not np.any(a.grad):  # Failed: it may be the stub
         raise Failed("a·a: the slope in a is still 0. Where is parent.grad changed?")
     compare(a.grad, 2 * a.value, "slope in a of a·a", mistakes={overwritten: a.value})
     compare(once.grad, np.ones(3), "slope of the loss in itself, for a·a")
