@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 25 min | measured at build | 01 | choose an activation and the initialisation that goes with it, and say why a deep network learns or does not |
+# | 25 min | half a minute | 01 | choose an activation and the initialisation that goes with it, and say why a deep network learns or does not |
 #
 # Four customers of the shop write about a kettle: *good*, *not good*, *bad*, *not bad*. **Who is unhappy?** A child can say,
 # and no straight-line model can. What it lacks is one bend.
@@ -211,7 +211,7 @@ for name, function in at_zero.items():
 # Any value between 0 and 1 is defensible, and two spellings of ReLU take different ones. It matters where inputs are
 # *exactly* zero: a message without one known word, into layers whose biases start at zero.
 #
-# GELU has a second form, from when the error function was slow:
+# GELU has a second form, an approximation without the error function:
 # $\tfrac12 x \left(1 + \tanh\!\left[\sqrt{2/\pi}\,(x + 0.044715\,x^3)\right]\right)$. It is what `jax.nn.gelu` computes unless you say `approximate=False`.
 #
 # > **Common claim, tested.** *"The two forms of GELU are the same."*
@@ -228,8 +228,8 @@ print(f"largest difference: {difference.max():.5f}, at |x| = {jnp.abs(xs[differe
 assert 1e-4 < difference.max() < 1e-3
 
 # %% [markdown]
-# **Close, not the same.** It is a small error, but it comes again in every layer, and it is many times what 32-bit rounding causes. Use the form
-# the weights were trained with; for BERT that is the exact one. Lesson 09 measures what the swap does to the real model.
+# **Close, not the same.** The error is small, but it comes again in every layer. Use the form that the weights were trained
+# with; for BERT that is the exact one. Lesson 09 measures what the swap does to the real model.
 #
 # ## Softmax: the bend of the last layer
 #
@@ -369,8 +369,8 @@ for row, (measured, ylabel) in enumerate(((signals, "signal (sd over messages)")
 axes[0, 0].legend(frameon=False);
 
 # %% [markdown]
-# A line ends where it falls below $10^{-7}$: about what 32 bits can tell apart from nothing next to a sigmoid's 0.5. Read the
-# upper row from left to right, as the signal travels, and the lower row from right to left. The ends of all lines:
+# Read the upper row from left to right, as the signal travels, and the lower row from right to left. A line ends where it
+# falls below $10^{-7}$: next to a sigmoid's 0.5, 32 bits can hardly tell that from nothing. Where do the lines end up?
 
 # %%
 def brief(value):
@@ -417,7 +417,8 @@ assert size(outputs[-1]) > 0.5 and differs(outputs[-1]) < differs(outputs[0]) / 
 # messages together even at the best initialisation. Real deep networks need more than a good start: residual connections and
 # normalisation (lesson 06), and BERT has both.
 #
-# Sigmoid survives none of the three. GELU lies between the two: too small at Xavier, and slowly fading at He.
+# Sigmoid's signal survives none of the three starts. GELU's fades fast at Xavier and slowly at He. And 0.02 is not absurd: BERT's
+# own weights started there, because BERT does not rely on the start alone.
 #
 # **Predict.** Someone doubles He's weights. By what factor does the output of the 30-layer ReLU network grow?
 
@@ -447,7 +448,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from course_lib.data import class_indices, load_tickets
 
 tickets = load_tickets("train")
-words = CountVectorizer(binary=True, min_df=10).fit_transform(tickets.texts).toarray()  # 0 or 1
+words = CountVectorizer(binary=True, min_df=5).fit_transform(tickets.texts).toarray()  # 0 or 1
 inputs = jnp.asarray(words / np.sqrt(np.mean(words**2)), jnp.float32)  # [messages, words], mean square 1
 labels = jnp.asarray(class_indices(tickets, tickets.classes))  # [messages]
 print(f"{len(inputs)} messages, {inputs.shape[1]} known words, {len(tickets.classes)} teams")
@@ -596,15 +597,15 @@ for rate in (0.1, 1.0, 10.0):
     W, b = layers[0]
     dead = jnp.mean((inputs @ W + b <= 0).all(axis=0))  # [messages, 64] → [64] → a share
     correct = jnp.mean(network(layers, inputs, jax.nn.relu).argmax(axis=-1) == labels)
-    share = "none" if dead == 0 else "fewer than a quarter" if dead < 0.25 else "over half" if dead > 0.5 else "many"
+    share = "under a quarter" if dead < 0.25 else "over half" if dead > 0.5 else "many"
     learned = "over 90 %" if correct > 0.9 else "under a third" if correct < 1 / 3 else "some"
-    print(f"rate {rate:4}: dead units: {share:20}   training messages routed right: {learned}")
+    print(f"rate {rate:4}: dead units {share:15}   training messages routed right: {learned}")
 assert dead > 0.5 and correct < 1 / 3
 
 # %% [markdown]
-# **True, and then you know already.** Far more than 40 % can die. But where that happened, the network routes hardly better
-# than by always naming the commonest team: the loss has told you long before you count units. At rates that work, dead units are few.
-# (The words stand for numbers here, because training at too high a rate is chaotic: the last digits change from machine to machine.)
+# **True, but you would know.** More than 40 % can die. Where that happened, the network fails on the very messages it was trained on,
+# and the loss says so before anyone counts units. At the rates that work, dead units are few. (The cell prints words, not numbers: training at too
+# high a rate is chaotic, and its digits change from machine to machine.)
 #
 # ## Which bend where
 #

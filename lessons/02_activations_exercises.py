@@ -170,7 +170,7 @@ check.he_initialisation(he)
 # $$g = \frac{1}{\sqrt{\operatorname{mean}(f(z)^2)}}$$
 #
 # `f` takes an array of any shape and works on each number. Within 2 % is good enough, so a mean over many random numbers or over a fine grid
-# both do. (A gain above 1.5 for sigmoid will not save it. Why? The lesson says what this formula cannot see.)
+# both do. (For sigmoid the formula gives a gain as well, and still the signal dies. What can a mean square not see?)
 #
 # <details><summary>Nudge</summary>
 # You can draw z: jax.random.normal with 400,000 numbers. What is the mean of f(z)²?
