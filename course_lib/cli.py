@@ -91,6 +91,31 @@ def build(
 
 
 @app.command()
+def progress() -> None:
+    """Show the exercises done, the minutes left, and what the checks last said of those that are not right yet."""
+    from course_lib.checks.progress import table
+
+    _print(str(table()))
+
+
+@app.command()
+def grade(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Learners' folders, one a learner.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write, a row an exercise and learner.")],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Notebooks run at once (half the processors).", show_default=False)
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=1, help="Limit for one cell; a notebook may take ten times this.")] = 60,
+    memory: Annotated[float, typer.Option(min=0.5, help="Limit for one notebook, in GiB.")] = 4,
+) -> None:
+    """Run learners' exercise notebooks, judge them by the course's own checks, and write a table."""
+    from course_lib.grade import grade as run
+
+    rows = run(_root(), folders, out, jobs=jobs, seconds=seconds, memory=memory, report=_print)
+    _print(f"{len(rows)} rows written to {out}")
+
+
+@app.command()
 def finetune(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the fine-tuned model.")],

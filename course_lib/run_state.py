@@ -25,12 +25,20 @@ class RunState:
         """Write the state after the last epoch of `history`. The epoch before is removed once this one is complete."""
         about = {"fingerprint": self.fingerprint, "history": history}
         args = self._ocp.args
+        needed = sum(array.nbytes for array in jax.tree.leaves(state))
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            if free < 1.1 * needed:  # asked first: on a full disk orbax fails with hundreds of lines of its own
+                raise CourseError(
+                    f"{self.folder}: the state of the run needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB "
+                    "are free; make room, then the same command with --resume goes on after the last saved epoch"
+                )
             with self._manager() as manager:
                 manager.save(
                     len(history), args=args.Composite(state=args.StandardSave(state), about=args.JsonSave(about))
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CourseError(f"{self.folder}: could not save the state of the run ({error})") from error
 
     def restore(self, like: dict) -> tuple[dict, list[dict]]:

@@ -489,52 +489,55 @@ assert away["standardised", "SGD"] < away["raw", "momentum"] < away["raw", "Adam
 # ## The learning rate, over four decades
 #
 # Back to the network and all 30 measurements. If you may tune one number, tune this one. Thirteen rates from 0.0001 to 1,
-# five random starts each, 20 epochs. `vmap` trains the 65 networks at once; we keep the median of the five.
+# five random starts each, 20 epochs; `vmap` trains the 65 networks at once. Because you will train only once, we keep the *worst* of the five.
 
 # %%
-rates = jnp.logspace(-4, 0, 13)
+rates = np.logspace(-4, 0, 13).astype(np.float32)
 starts = jax.vmap(lambda key: initialise(key, [30, 16, 1]))(jax.random.split(jax.random.key(1), 5))  # [5, ...] each
-all_starts = jax.vmap(loss_fn, in_axes=(0, None, None))
-all_losses = jax.jit(jax.vmap(all_starts, in_axes=(0, None, None)))  # of networks [13, 5, ...]
+over_starts = jax.vmap(loss_fn, in_axes=(0, None, None))
+over_rates = jax.jit(jax.vmap(over_starts, in_axes=(0, None, None)))  # networks [13, 5, ...] → losses [13, 5]
 
 
-def sweep(optimiser, count=20):
-    over_starts = jax.vmap(partial(step, optimiser=optimiser), in_axes=(0, 0, None, None, None))
-    all_steps = jax.jit(jax.vmap(over_starts, in_axes=(0, 0, None, None, 0)))
-    nets = jax.tree.map(lambda p: jnp.stack([p] * len(rates)), starts)  # [5, ...] → [13, 5, ...]
+def sweep(optimiser):
+    five_steps = jax.vmap(partial(step, optimiser=optimiser), in_axes=(0, 0, None, None, None))
+    all_steps = jax.jit(jax.vmap(five_steps, in_axes=(0, 0, None, None, 0)))
+    nets = jax.tree.map(lambda p: jnp.stack([p] * 13), starts)  # [5, ...] → [13, 5, ...]
     state = jax.vmap(jax.vmap(optimiser(0.0).init))(nets)
-    for rows in epochs(count):
+    for rows in epochs(20):
         nets, state, _ = all_steps(nets, state, x_train[rows], y_train[rows], rates)
-    losses = all_losses(nets, x_train, y_train), all_losses(nets, x_validation, y_validation)  # [13, 5] each
-    return [np.median(np.nan_to_num(found, nan=np.inf), axis=1) for found in losses]  # [13] each
+    losses = [over_rates(nets, *data) for data in ((x_train, y_train), (x_validation, y_validation))]
+    return [np.nan_to_num(found, nan=np.inf).max(axis=1) for found in losses]  # [13] each
 
 
 swept = {name: sweep(optimiser) for name, (optimiser, _) in OPTIMISERS.items()}
-for name, (_, losses) in swept.items():
-    print(f"{name:9} best rate {rates[losses.argmin()]:.2g}, validation loss {losses.min():.3f}")
-    print(losses.round(4), swept[name][0].round(4))
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
-titles = ("Training rows: Adam is easy to please", "Validation rows: it is as picky as the others")
+titles = ("Training loss: Adam has a wide choice", "Validation loss: everyone has a narrow one")
 for ax, group, title in zip(axes, (0, 1), titles):
     for name, losses in swept.items():
         ax.loglog(rates, losses[group], ".-", color=OPTIMISERS[name][1], label=name)
     ax.axhline(np.log(2), color=plots.BLACK, linestyle=":", linewidth=1)
-    ax.annotate("knows nothing: log 2", (1e-4, np.log(2)), xytext=(0, 4), textcoords="offset points")
+    ax.annotate("knows nothing: log 2", (1e-4, np.log(2)), xytext=(0, -12), textcoords="offset points")
     ax.set_ylim(5e-4, 3)
-    plots.finish(ax, title, "learning rate", f"{('training', 'validation')[group]} loss after 20 epochs (nats)")
+    plots.finish(ax, title, "learning rate", "loss after 20 epochs, worst of 5 (nats)")
 axes[0].legend(frameon=False);
+
+# %%
+for name, (training, validation) in swept.items():
+    slowest = rates[np.flatnonzero(training < 0.15)[0]]
+    best = validation.argmin()
+    print(f"{name:9} needs at least {slowest:.2g}; best validation loss {validation[best]:.3f} at {rates[best]:.2g}")
+    print(training.round(4),validation.round(4))
 
 # %% [markdown]
 # > **Common claim, tested.** *"Adam needs no tuning."*
-#
-# For which range of rates is the validation loss at most 0.06?
 
 # %%
-for name, (_, losses) in swept.items():
-    good = np.asarray(rates)[losses <= 0.06]
-    print(f"{name:9} from {good.min():.2g} to {good.max():.2g}")
+adam_validation = swept["Adam"][1]
+for rate in (0.001, 0.01):
+    print(f"Adam at {rate}: validation loss {adam_validation[np.abs(rates - rate).argmin()]:.3f}")
+print(f"momentum at 1: worse than knowing nothing: {swept['momentum'][0][-1] > np.log(2)}")
 
 # %% [markdown]
 # ## Schedules: first fast, then fine
@@ -606,23 +609,26 @@ for number, rows in enumerate(epochs(10), start=1):
 # At step 1 every parameter moves by the full rate, on the word of one batch. Later the batches disagree, and disagreement shortens the
 # step. This small network survives such a start; a pretrained model has something to lose (lesson 11).
 #
-# ## Clipping: a slip of the keyboard
+# ## Clipping: a seat belt
 #
-# Somebody loses a decimal point: in seven training rows, 2 %, the area is a thousand times too large. It happens in every
-# file that people type. What do such rows do to the gradient of their batch?
+# In the sweep, momentum at rate 1 ended far above *knows nothing*. Watch it happen: the length of the gradient (of all parameters as one
+# vector), step by step.
 
 # %%
-area = list(data.feature_names).index("mean area")
-mean, sd = measurements[train_rows, area].mean(), measurements[train_rows, area].std()
-slips = np.arange(7)
-x_bad = x_train.at[slips, area].set((1000 * measurements[train_rows[slips], area] - mean) / sd)
-length = jax.jit(lambda x, y: optax.global_norm(jax.grad(loss_fn)(params, x, y)))
-for name, x in {"clean": x_train, "with slips": x_bad}.items():
-    longest = max(length(x[rows], y_train[rows]) for rows in epochs(1))
-    print(f"{name:10} longest gradient of 11 batches: {longest:.1f}")
+@jax.jit
+def gradient_length(params, x, y):
+    return optax.global_norm(jax.grad(loss_fn)(params, x, y))
+
+
+current, state, lengths = params, optax_momentum(1.0).init(params), []
+for rows in epochs(2):
+    lengths.append(float(gradient_length(current, x_train[rows], y_train[rows])))
+    current, state, _ = step(current, state, x_train[rows], y_train[rows], 1.0, optax_momentum)
+print(f"first gradient {lengths[0]:.2f}, longest within 22 steps {max(lengths):.1f}")
 
 # %% [markdown]
-# *Clipping by the global norm* looks at the gradient of all parameters as one vector, and shortens it when it is longer than a limit.
+# One step too far lands where it is steep, the steep gradient throws it further, and so on. *Clipping by the global norm* shortens a
+# gradient that is longer than a limit, and leaves others alone.
 
 
 # %%
@@ -631,38 +637,39 @@ def clip(gradients, limit):
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / norm), gradients)
 
 
-gradients = jax.grad(loss_fn)(params, x_bad[:31], y_train[:31])
-reference, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
-for name, tree in {"as it came": gradients, "clipped": clip(gradients, 1.0), "by optax": reference}.items():
+gradients = jax.grad(loss_fn)(params, x_train, y_train)
+reference, _ = optax.clip_by_global_norm(0.1).update(gradients, optax.EmptyState())
+for name, tree in {"as it came": gradients, "clipped": clip(gradients, 0.1), "by optax": reference}.items():
     print(f"{name:10} length {optax.global_norm(tree):.3f}")
-assert jnp.allclose(ravel_pytree(clip(gradients, 1.0))[0], ravel_pytree(reference)[0], atol=1e-6)
+assert jnp.allclose(ravel_pytree(clip(gradients, 0.1))[0], ravel_pytree(reference)[0], atol=1e-6)
+
+# %% [markdown]
+# Fasten it, and repeat the runs that failed: momentum at rate 1, five starts, 20 epochs.
+
+
+# %%
+def clipped_momentum(rate):
+    return optax.chain(optax.clip_by_global_norm(0.1), optax_momentum(rate))
+
+
+for name, optimiser in {"momentum": optax_momentum, "clipped momentum": clipped_momentum}.items():
+    nets, state = starts, jax.vmap(optimiser(1.0).init)(starts)
+    all_steps = jax.jit(jax.vmap(partial(step, optimiser=optimiser), in_axes=(0, 0, None, None, None)))
+    for rows in epochs(20):
+        nets, state, _ = all_steps(nets, state, x_train[rows], y_train[rows], 1.0)
+    losses = over_starts(nets, x_validation, y_validation)
+    print(f"{name:17} {(losses < np.log(2)).sum()} of 5 starts end below log 2", losses)
 
 # %% [markdown]
 # > **Common claim, tested.** *"Clipping changes the gradient's length, not its direction."*
 #
-# True of the global norm. There is also clipping *by value*, each entry on its own:
+# There is also clipping *by value*, each entry on its own:
 
 # %%
-by_value, _ = optax.clip(0.1).update(gradients, optax.EmptyState())  # every entry into ±0.1
+by_value, _ = optax.clip(0.01).update(gradients, optax.EmptyState())  # every entry into ±0.01
 for name, tree in {"global norm": reference, "value": by_value}.items():
     a, b = ravel_pytree(gradients)[0], ravel_pytree(tree)[0]
     print(f"clipped by {name:11} cosine with the gradient {a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b)):.3f}")
-
-# %% [markdown]
-# **True of one kind only.** And does it help? 20 epochs on the rows with slips, the mean of five starts:
-
-# %%
-def clipped_sgd(rate):
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))
-
-
-for name, optimiser in {"SGD": optax.sgd, "clipped SGD": clipped_sgd}.items():
-    nets, state = starts, jax.vmap(optimiser(0.1).init)(starts)
-    all_steps = jax.jit(jax.vmap(partial(step, optimiser=optimiser), in_axes=(0, 0, None, None, None)))
-    for rows in epochs(20):
-        nets, state, _ = all_steps(nets, state, x_bad[rows], y_train[rows], 0.1)
-    losses = all_starts(nets, x_validation, y_validation)
-    print(f"{name:12} validation loss {losses.mean():.2f}", losses)
 
 # %% [markdown]
 # ## Over-fitting: when better is worse
@@ -690,7 +697,7 @@ def judge(many):
     return jnp.stack([jax.vmap(one)(many, *group).T for group in (TRAINING, VALIDATION, TEST)])
 
 
-def ten_runs(optimiser, rate, sizes=(30, 64, 64, 1), count=100):
+def ten_runs(optimiser, rate, sizes=(30, 64, 64, 1), count=60):
     all_steps = jax.jit(jax.vmap(partial(step, optimiser=optimiser), in_axes=(0, 0, 0, 0, None)))
     many = jax.vmap(lambda key: initialise(key, sizes))(jax.random.split(jax.random.key(5), 10))
     state, history = jax.vmap(optimiser(rate).init)(many), []

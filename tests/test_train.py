@@ -1,6 +1,7 @@
 """Training: what it optimises, that it learns, and that an interrupted run ends where an uninterrupted one does."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,10 @@ def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_model(model):
 def test_impossible_settings_are_refused(setting, value):
     with pytest.raises(CourseError, match=f"{setting} must be"):
         TrainConfig(**{setting: value})
+
+
+def test_a_full_disk_is_one_error_before_anything_is_written(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    with pytest.raises(CourseError, match="1 MiB are free; make room"):
+        fit(model, examples(8, 0), examples(4, 1), replace(CONFIG, epochs=1), checkpoints=tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())

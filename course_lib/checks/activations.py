@@ -55,7 +55,8 @@ def collapse(answer, rng):
         W2, b2 = rng.normal(size=(hidden, outputs)), rng.normal(size=outputs)
         got = answer(*(jnp.asarray(values, jnp.float32) for values in (W1, b1, W2, b2)))
         if not isinstance(got, (tuple, list)) or len(got) != 2:
-            raise Wrong(f"the pair (W, b) was expected, a {type(got).__name__} came back.")
+            came = "one array" if hasattr(got, "shape") else f"a {type(got).__name__}"
+            raise Wrong(f"the pair (W, b) was expected, {came} came back.")
         swapped = {"Is the product the wrong way round? x meets W1 first.": W2 @ W1} if inputs == outputs else {}
         elementwise = {"`*` multiplies entry by entry; a layer after a layer is `@`.": W1 * W2} if inputs == 2 else {}
         transposed = {"Is it transposed? W has shape [inputs, outputs].": (W1 @ W2).T}

@@ -5,16 +5,26 @@
 
 An exercise once passed stays passed. COURSE_PROGRESS names another file, or is `off` where nothing may be kept: while
 notebooks are built and tested.
+
+`table()` shows it: `course progress` prints it, and in a notebook, as a cell's last line, it is drawn.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_lib import CourseError
 from course_lib.files import write_text
+
+if TYPE_CHECKING:
+    from course_lib.checks.core import Exercise
 
 
 def progress_file() -> Path | None:
@@ -52,3 +62,68 @@ def record(number: str, name: str, status: str, message: str = "") -> bool:
     except (OSError, CourseError):
         return False
     return True
+
+
+def table() -> Table:
+    """Every exercise of the course with what is known of it now."""
+    from course_lib.checks.core import exercises  # which imports this module
+
+    return Table(exercises(), load())
+
+
+class Table:
+    """Lessons, exercises done of all, minutes left, and what the checks last said of those that are not right yet."""
+
+    def __init__(self, exercises: Sequence[Exercise], entries: dict[str, dict[str, str]]) -> None:
+        self.status = {one.number: entries.get(one.number, {}).get("status", "not attempted") for one in exercises}
+        self.lessons = [(title, list(group)) for title, group in groupby(exercises, _lesson)]
+        self.exercises = list(exercises)
+        self.not_yet = [
+            (f"{one.number} {one.name}", str(entries[one.number].get("message", "")).removeprefix("not yet: "))
+            for one in exercises
+            if self.status[one.number] == "not yet"
+        ]
+
+    def _sums(self, exercises: list[Exercise]) -> tuple[str, str]:
+        left = [one.minutes for one in exercises if self.status[one.number] != "passed"]
+        return f"{len(exercises) - len(left)} of {len(exercises)}", str(sum(left))
+
+    def __repr__(self) -> str:
+        rows = [("lesson", "done", "minutes left")]
+        rows += [(title, *self._sums(group)) for title, group in [*self.lessons, ("in all", self.exercises)]]
+        wide = max(len(title) for title, *_ in rows)
+        lines = [f"{title:<{wide}}  {done:<9} {left:>12}" for title, done, left in rows]
+        if self.not_yet:
+            lines += ["", "not yet"]
+            lines += [textwrap.fill(f"{name}: {said}", 100, subsequent_indent="    ") for name, said in self.not_yet]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """A row a lesson, a box an exercise. A sign stands beside each colour; nothing differs from run to run."""
+        from course_lib.plots import GREEN, ORANGE
+
+        looks = {"passed": ("✓", f"background:{GREEN};color:#000"), "not yet": ("✗", f"background:{ORANGE};color:#000")}
+        left, right = '<td style="text-align:left">', '<td style="text-align:right">'
+        rows = []
+        for title, group in [*self.lessons, ("in all", self.exercises)]:
+            boxes = ""
+            for one in group if title != "in all" else []:
+                sign, look = looks.get(self.status[one.number], ("·", ""))
+                hover = html.escape(f"{one.name}, {one.minutes} min: {self.status[one.number]}")
+                style = f"border:1px solid #888;border-radius:3px;padding:1px 5px;margin:1px;white-space:nowrap;{look}"
+                boxes += f'<span title="{hover}" style="{style}">{sign} {one.number}</span> '
+            done, minutes = self._sums(group)
+            rows.append(f"<tr>{left}{title}</td>{left}{boxes}</td>{right}{done}</td>{right}{minutes}</td></tr>")
+        head = "".join(f'<th style="text-align:{side}">{text}</th>' for text, side in [
+            ("lesson", "left"), ("exercises: ✓ passed, ✗ not yet, · open", "left"), ("done", "right"),
+            ("minutes left", "right"),
+        ])  # fmt: skip
+        said = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>" for name, text in self.not_yet)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>" + (
+            f"<p>Not yet:</p><ul>{said}</ul>" if said else ""
+        )
+
+
+def _lesson(exercise: Exercise) -> str:
+    """"01 losses": the number, and the module that holds the lesson's checks."""
+    return f"{exercise.lesson} {exercise.check.__module__.rpartition('.')[2].replace('_', ' ')}"
