@@ -1,13 +1,12 @@
 """Runs one learner's notebook and judges it. `course_lib.grade` starts this as a process of its own and guards it.
 
 The cells run one after another in this process, so that one that loops for ever or crashes takes the process with it.
-The journal tells the guard how far it came: before each cell and each check, a line names that step. The guard starts
-anew without the guilty step.
+A journal tells the guard how far it came: before each cell and each check a line names that step. The guard starts
+again without the guilty one.
 
 The verdicts are those of a copy of the checks that was imported before the first cell ran: the notebook imports another
 one, and what it does to that changes nothing. What a check is given is read from the course's exercise notebook, not
-from the learner's. This keeps honest work and simple tricks apart. It is no sandbox: code here can do what its user
-can.
+from the learner's. This tells honest work from simple tricks. It is no sandbox: the cells can do what their user can.
 """
 
 from __future__ import annotations
@@ -23,117 +22,102 @@ from typing import Any
 
 
 def main() -> None:
-    """The one argument is the job, as JSON (see `grade._attempt`). Each line of its journal is a list: what, and more.
+    """The one argument is the job, as JSON (see `grade._Guard`). Each line of its journal is a list:
 
-    ["step", name] · ["verdict", exercise number, status, message] · ["guilty", why] this step must not run again ·
-    ["unreadable", why] · ["end"]
+    ["step", name] · ["verdict", exercise number, status, message] · ["end"] ·
+    ["guilty", why] the last step must not run again
     """
     job = json.loads(sys.argv.pop())
-    _set_limits(int(job["memory"] * 2**30), job["cpu"])
+    _set_limits(int(job["memory"] * 2**30), job["cpu_seconds"])
     process, journal = os.getpid(), Path(job["journal"]).open("a", encoding="utf-8", buffering=1)
 
     def note(*line: str) -> None:
-        if os.getpid() != process:  # a copy that a cell forked, which must not go on with the other cells
+        if os.getpid() != process:  # a copy that a cell has forked, and that must not go on with the other cells
             os._exit(0)
         journal.write(json.dumps(line) + "\n")
 
     try:
         cells = code_cells(Path(job["notebook"]))
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        note("unreadable", str(error) or "not a notebook")
+    except ValueError as error:
+        note("guilty", str(error))
     else:
         run(job, cells, note)
-    note("end")
+        note("end")
     os._exit(0)  # whatever threads the cells have left
 
 
 def code_cells(path: Path) -> list[str]:
-    """The sources of a notebook's code cells. ValueError, or another of those above, if it is not a notebook."""
+    """The sources of a notebook's code cells. Raises ValueError if it is none."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.strip():
-        raise ValueError("the file is empty")
+        raise ValueError("is an empty file")
     try:
-        notebook = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not a notebook: not JSON ({error})") from error
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise ValueError("not a notebook: it has no list of cells")
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        cells = json.loads(text)["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"is not JSON with cells ({type(error).__name__}: {error})") from error
 
 
 def official_calls(source: str) -> dict[str, list[str]]:
     """Check name → the expressions it is given, for each `check.name(…)` in the source of a cell."""
-    return {
-        node.func.attr: [ast.unparse(argument) for argument in node.args]
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and ast.unparse(node.func.value) == "check"
-    }
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func).startswith("check.")]
+    return {call.func.attr: [ast.unparse(answer) for answer in call.args] for call in calls}
 
 
 def run(job: dict[str, Any], cells: list[str], note: Callable[..., None]) -> None:
-    """Runs the cells and notes the verdicts, except for the steps in job["skip"] and the exercises in job["done"]."""
-    note("step", "the start")
-    from course_lib.checks.core import Verdict, exercises
+    """Runs the cells and notes the verdicts, but not the steps in job["skip"] and the exercises in job["done"]."""
+    from course_lib.checks.core import Exercise, exercises
 
+    waiting = [check for check in exercises() if check.lesson == job["lesson"] and check.number not in job["done"]]
     official = [(source, official_calls(source)) for source in code_cells(Path(job["official"]))]
-    calls = {name: expressions for _, found in official for name, expressions in found.items()}
-    checks = [check for check in exercises() if check.lesson == job["lesson"] and check.number not in job["done"]]
-    names = {
-        check.number: sorted(set(re.findall(r"[^\W\d]\w*", " ".join(calls[check.name])))) for check in checks
-    }
+    given = {name: answers for _, calls in official for name, answers in calls.items()}
+    needs = {name: set(re.findall(r"[^\W\d]\w*", " ".join(answers))) for name, answers in given.items()}
     for module in [name for name in sys.modules if name.startswith("course_lib.checks")]:
         del sys.modules[module]
-    from course_lib.checks.core import Exercise  # the notebook's copy
+    from course_lib.checks import core
 
-    Exercise.__call__ = lambda self, *answers: None  # every answer is judged once, below
+    core.Exercise.__call__ = lambda self, *answers: None  # the notebook's copy; answers are judged below
 
-    shell = _shell()
-    failed: dict[str, str] = dict(job["skip"])
-    verdicts: dict[str, Verdict] = {}
+    shell, failed = _shell(), dict(job["skip"])
+    sources = {f"code cell {number}": source for number, source in enumerate(cells, 1)}
 
-    def execute(step: str, source: str) -> None:
-        note("step", step)
+    def execute(source: str) -> str:
+        """What the cell raised; empty if nothing."""
         result = shell.run_cell(source, store_history=True)
         error = result.error_before_exec or result.error_in_exec
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            note("guilty", f"ran out of memory ({job['memory']:g} GiB)")  # which the cells to come would miss
+            note("guilty", f"ran out of memory ({job['memory']:g} GiB)")  # the next cells would lack what it holds
             os._exit(1)
-        if error is not None:
-            failed[step] = f"raised {type(error).__name__}: {error}"
-
-    def mentions(source: str, number: str) -> bool:
-        return any(re.search(rf"\b{name}\b", source) for name in names[number])
+        return f"raised {type(error).__name__}: {error}" if error else ""
 
     def judge(check: Exercise) -> None:
-        number = check.number
-        absent = [name for name in names[number] if name not in shell.user_ns]
+        absent = sorted(needs[check.name] - set(shell.user_ns))
         if absent:
-            reasons = [f"{step} {why}" for step, why in failed.items() if mentions(sources[step], number)]
-            reasons.append(f"no cell defines {absent[0]}. Was its cell deleted?")
-            verdicts[number] = Verdict("error", reasons[0])
+            reasons = [f"{step} {why}" for step, why in failed.items() if why and mentions(sources[step], check)]
+            status, message = "error", [*reasons, f"no cell defines {absent[0]}. Was its cell deleted?"][0]
         else:
-            note("step", f"check {number}")
-            verdicts[number] = check.judge(*(eval(answer, shell.user_ns) for answer in calls[check.name]))
-        note("verdict", number, verdicts[number].status, verdicts[number].message)
+            note("step", f"check {check.number}")
+            verdict = check.judge(*(eval(answer, shell.user_ns) for answer in given[check.name]))
+            status, message = verdict.status, verdict.message
+        note("verdict", check.number, status, message)
+        if status == "passed":
+            waiting.remove(check)
 
-    def not_passed() -> list[Exercise]:
-        return [check for check in checks if verdicts.get(check.number, Verdict("", "")).status != "passed"]
+    def mentions(source: str, check: Exercise) -> bool:
+        return any(re.search(rf"\b{name}\b", source) for name in needs[check.name])
 
     # What the exercise notebook gives comes first: if the learner's cell with the imports is gone, that costs nothing.
-    for source in [source for source, found in official if not found]:
-        execute("the start", source)
-    sources = {f"code cell {number}": source for number, source in enumerate(cells, 1)}
+    for source in [source for source, calls in official if not calls]:
+        execute(source)
     for step, source in sources.items():
-        if step in job["skip"]:
-            continue
-        execute(step, source)
-        for check in not_passed():  # at once: a later cell may use its names for something else
-            if mentions(source, check.number) and all(name in shell.user_ns for name in names[check.number]):
-                judge(check)
-    for check in not_passed():  # a helper may stand further down
-        judge(check)
+        if step not in job["skip"]:
+            note("step", step)
+            failed[step] = execute(source)
+            for check in [check for check in waiting if mentions(source, check)]:
+                judge(check)  # at once: a later cell may use these names for something else
+    for check in list(waiting):
+        judge(check)  # again: a helper may stand further down
 
 
 def _shell() -> Any:
@@ -146,32 +130,29 @@ def _shell() -> Any:
             """`exit()` and `quit()` let the cell go on, as in Jupyter."""
 
         def enable_gui(self, gui: str | None = None) -> None:
-            """`%matplotlib` asks for this."""
+            """`%matplotlib` calls this."""
 
     config = Config()
     config.HistoryManager.enabled = False
     return Shell.instance(config=config)
 
 
-def _set_limits(memory: int, cpu: int) -> None:
-    """What the guard's clock and scales would see too late, or not at all once a process has left the group.
+def _set_limits(memory: int, cpu_seconds: int) -> None:
+    """What the guard would see too late, or not at all in a process that has left its group.
 
-    RLIMIT_DATA and not RLIMIT_AS: JAX reserves address space that it never uses, five times what it takes.
+    RLIMIT_DATA and not RLIMIT_AS: JAX reserves five times the address space that it ever uses. The stacks of threads
+    count in full, 8 MiB each, and on each processor there are some eight threads.
     """
     try:
         import resource
     except ImportError:  # Windows, where the guard is alone
         return
-    wanted = {
-        resource.RLIMIT_DATA: memory,
-        resource.RLIMIT_FSIZE: memory,  # nor may one fill the disk
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_CORE: 0,
-    }
+    data = memory + (os.cpu_count() or 1) * 2**26
+    wanted = {"RLIMIT_DATA": data, "RLIMIT_FSIZE": memory, "RLIMIT_CPU": cpu_seconds, "RLIMIT_CORE": 0}
     for kind, amount in wanted.items():
-        hard = resource.getrlimit(kind)[1]
+        hard = resource.getrlimit(getattr(resource, kind))[1]
         amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(kind, (amount, amount))
+        resource.setrlimit(getattr(resource, kind), (amount, amount))
 
 
 if __name__ == "__main__":

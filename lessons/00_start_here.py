@@ -331,7 +331,7 @@ for choice in product(range(5), repeat=len(criteria)):
         first[table.index[sums.argmax()]] += 1
 
 for name in table.index:
-    print(f"{first[name] / first.total():4.0%} of {first.total():,} weightings with one winner: {name}")
+    print(f"{first[name]:5,} of {first.total():,} weightings with one winner: {name}")
 
 # %% [markdown]
 # **False.** Whoever sets the weights can put six of the seven first. Only *spot fake reviews* has no chance: routing is at least as good on
@@ -364,7 +364,7 @@ needed = lost / (saved + lost)
 right = answers.argmax(axis=1) == np.array(true)  # [messages]
 everything = np.where(right, saved, -lost)  # minutes won by each message, if all are routed
 print(f"needed: {needed:.0%} right, reached: {right.mean():.0%}")
-print(f"100 messages save {100 * everything.mean():.0f} minutes")
+print(f"100 messages: {100 * everything.mean():+.0f} minutes")
 
 # %% [markdown]
 # It would cost more than it saves. But the router also says how probable its answer is. Let it act only where it is at least 60 %
@@ -373,7 +373,7 @@ print(f"100 messages save {100 * everything.mean():.0f} minutes")
 # %%
 sure = answers.max(axis=1) >= 0.6
 print(f"routed: {sure.mean():.0%} of the messages, {right[sure].mean():.0%} of them right")
-print(f"100 messages save {100 * np.where(sure, everything, 0).mean():.0f} minutes")
+print(f"100 messages: {100 * np.where(sure, everything, 0).mean():+.0f} minutes")
 
 # %%
 limits = np.linspace(0, 1, 101)
@@ -382,11 +382,9 @@ fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.axhline(0, color=plots.BLACK, linewidth=0.8)
 ax.plot(100 * limits, minutes, color=plots.BLUE)
 ax.plot(60, minutes[60], "o", color=plots.VERMILLION)
-ax.annotate("60 %", (60, minutes[60]), xytext=(0, 8), textcoords="offset points", ha="center")
-ax.set_ylim(top=1.25 * max(minutes))
-plots.finish(
-    ax, "Knowing when not to answer decides whether it pays", "routes only if at least this sure (%)", "minutes saved per 100"
-)
+ax.annotate("60 %", (60, minutes[60]), xytext=(-8, 4), textcoords="offset points", ha="right")
+title = "Knowing when not to answer decides whether it pays"
+plots.finish(ax, title, "routes only if at least this sure (%)", "minutes saved\nper 100 messages")
 
 # %% [markdown]
 # The same model, with the same mistakes, loses time under one rule and saves it under another. On the far left it routes everything; on

@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 25 min | half a minute | 01 | choose an activation and the initialisation that goes with it, and say why a deep network learns or does not |
+# | 30 min | half a minute | 01 | choose an activation and the initialisation that goes with it, and say why a deep network learns or does not |
 #
 # Four customers of the shop write about a kettle: *good*, *not good*, *bad*, *not bad*. **Who is unhappy?** A child can say,
 # and no straight-line model can. What it lacks is one bend.
@@ -85,8 +85,8 @@ for ax, points in ((before, x), (after, hidden)):
     ax.scatter(points[:, 0], points[:, 1], c=colours, s=90, zorder=3)
     ax.set(xlim=(-0.4, 2.6), ylim=(-0.4, 1.5), xticks=[0, 1, 2], yticks=[0, 1])
 for ax, points, labels in ((before, x, texts), (after, hidden, ["good", "bad, not good", "", "not bad"])):
-    for point, label in zip(points, labels):
-        ax.annotate(label, point, xytext=(0, -19), textcoords="offset points", ha="center")
+    for point, label, below in zip(points, labels, unhappy):
+        ax.annotate(label, point, xytext=(0, -19 if below else 9), textcoords="offset points", ha="center")
 after.plot([0.3, 2.6], [-0.1, 1.05], "--", color=plots.BLACK)  # where the score is 0.5
 plots.finish(before, "No line parts the unhappy (orange)", "says “bad”", "says “not”")
 plots.finish(after, "After the bend, one line does", "hidden unit 1", "hidden unit 2")
@@ -400,7 +400,7 @@ print(f"by hand {gradients['Xavier', 'tanh'][0]:.3f}, jax.vjp {size(automatic):.
 # %% [markdown]
 # > **Common claim, tested.** *"Xavier initialisation prevents vanishing gradients."*
 #
-# **Only near tanh.** With ReLU each layer halves the mean square, so thirty layers leave $2^{-15}$ of the size. Measured:
+# **Only with tanh.** With ReLU each layer halves the mean square, so thirty layers leave $2^{-15}$ of the size. Measured:
 
 # %%
 for start in ("Xavier", "He"):

@@ -32,7 +32,7 @@ class TestStartHere(ExerciseContract):
     lesson = "00_start_here"
     wrong = {
         "break_even": [
-            ("flags: expected 0.3333, got 0.6667. Is that the share of wrong ones", (0.67, 0.04)),
+            ("flags: expected 0.3333, got 0.67. Is that the share of wrong ones", (0.67, 0.04)),
             ("refunds: expected 0.96, got 0.04. Is that the share of wrong ones", (0.33, 0.04)),
             ("Weigh them by how often", (0.5, 24.0)),
             ("Write it as a share", (33.3, 96.0)),
@@ -42,8 +42,8 @@ class TestStartHere(ExerciseContract):
         ],
         "weighted_score": [
             ("not by how many criteria", from_notebook(lambda notebook: notebook["broken_score"])),
-            ("right, but at the second call it is not: the function changed `marks`", changes_marks),
-            ("the function changed `weights`", changes_weights),
+            ("right at the first call, but it changed `marks`", changes_marks),
+            ("it changed `weights`", changes_weights),
             ("sum of the weights missing", lambda *table: score(*table, divide=1)),
             ("has to be turned round: 6 - mark", lambda *table: score(*table, turned=lambda marks: marks)),
             ("5 - mark can be 0", lambda *table: score(*table, turned=lambda marks: 5 - marks)),

@@ -125,5 +125,5 @@ class Table:
 
 
 def _lesson(exercise: Exercise) -> str:
-    """"01 losses": the number, and the module that holds the lesson's checks."""
+    """The lesson's number, and the module that holds its checks: 01 losses."""
     return f"{exercise.lesson} {exercise.check.__module__.rpartition('.')[2].replace('_', ' ')}"

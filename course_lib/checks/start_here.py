@@ -1,4 +1,4 @@
-"""Checks of lesson 00. The truth is NumPy's weighted average, and a search along the accuracies."""
+"""Checks of lesson 00. The truth is a line drawn through two cases, and NumPy's weighted average."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def _share_late(answer, rng):
 @exercise("0.1", minutes=4, difficulty=1)
 def break_even(flags, refunds, rng):
     for given, answer, saved, lost in (("flags", flags, 10, 5), ("refunds", refunds, 4, 96)):
-        accuracies = np.linspace(0, 1, 10_001)
-        pays = saved * accuracies - lost * (1 - accuracies) >= 0
+        want = np.interp(0, [-lost, saved], [0, 1])  # between all wrong and all right, where the gain crosses 0
+        if isinstance(answer, (int, float)) and abs(answer - 100 * want) < 1:
+            raise Wrong(f"{given}: {answer:g} is a percentage. Write it as a share: 0.5, not 50.")
         mistakes = {
-            "Is that the share of wrong ones it can afford? The share of right ones is asked for.": saved / (saved + lost),
-            "Write it as a share: 0.5, not 50.": 100 * accuracies[pays][0],
+            "Is that the share of wrong ones it can afford? Asked for are the right ones.": saved / (saved + lost),
             "That compares the minutes with each other. Weigh them by how often each happens.": lost / saved,
             "Lost over saved. Weigh the minutes by how often each happens.": saved / lost,
             "That would do if both weighed the same.": 0.5,
             "Perfect is not needed: right answers make up for some wrong ones.": 1.0,
         }
-        compare(answer, accuracies[pays][0], given, mistakes=mistakes, rtol=0, atol=0.006)  # two digits were asked for
+        compare(answer, want, given, mistakes=mistakes, rtol=0, atol=0.006)  # two digits were asked for
 
 
 @exercise("0.2", minutes=8, difficulty=2)
@@ -76,10 +76,11 @@ def weighted_score(answer, rng):
             "One score for each candidate, please: which axis are the criteria on?": mean(right, None, axis=0),
             "One score for each candidate, please: along which axis is the sum?": mean(right).sum(),
         }
-        given = f"{candidates} candidate{'s' * (candidates > 1)}, {len(weights)} criteri{'a' if len(weights) > 1 else 'on'}"
+        given = f"marks of shape {marks.shape}, low is good: {low_is_good.tolist()}"
         handed_over = marks.copy(), weights.copy(), low_is_good.copy()
         compare(answer(*handed_over), mean(right), given, mistakes=mistakes, nan="What is divided by what?")
-        for name, before, after in zip(("marks", "weights", "low_is_good"), (marks, weights, low_is_good), handed_over):
+        originals = {"marks": marks, "weights": weights, "low_is_good": low_is_good}
+        for (name, before), after in zip(originals.items(), handed_over, strict=True):
             if not np.array_equal(before, after):
-                raise Wrong(f"{given}: right, but at the second call it is not: the function changed `{name}`, which "
-                            "belongs to its caller. Make a new array.")  # fmt: skip
+                raise Wrong(f"right at the first call, but it changed `{name}`, which belongs to the caller: a second "
+                            "call would start from other numbers. Make a new array.")  # fmt: skip
