@@ -180,7 +180,7 @@ check.fixed_adam(fixed_adam)
 # `(best, stop)`: the epoch to keep and the epoch after which training stopped, counted from 0. An equal loss is no
 # improvement, and neither is `nan`.
 #
-# With patience 3, the losses 0.9, 0.5, 0.6, **0.4**, 0.5, 0.45, 0.6, 0.1 give `(3, 6)`: nobody ever sees the 0.1.
+# With patience 3, the losses 0.9, 0.5, 0.6, **0.4**, 0.5, 0.45, 0.6, 0.55, 0.1 give `(3, 6)`: nobody ever sees the 0.1.
 #
 # <details><summary>Nudge</summary>
 #

@@ -641,21 +641,24 @@ signals = {name: signal(model, x_train[:256]) for name, (model, *_) in contestan
 slopes = {name: kernel_gradients(model) for name, (model, *_) in contestants.items()}
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for name, (_, colour, line) in contestants.items():
     left.semilogy(range(1, 31), signals[name], line, color=colour, label=name)
     right.semilogy(range(1, 31), slopes[name], line, color=colour, label=name)
-left.legend(frameon=False, fontsize=9)
-plots.finish(left, "Before training: the signal on its way up", "layer", "root mean square of the output")
-plots.finish(right, "and the gradient on its way down", "layer", "norm of the kernel's gradient")
+fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+plots.finish(left, "Signal: alone, a residual makes it huge", "layer", "root mean square of the output")
+plots.finish(right, "Gradient: ordinary only with both", "layer", "norm of the kernel's gradient")
 for name, values in slopes.items():
     print(f"{name:30} gradient of layer 1: {values[0]:.0e}")
 assert 0.1 < slopes["both (third way)"][0] < 10
 
 # %% [markdown]
-# With neither, the signal dies out, and with it the gradient. LayerNorm keeps the signal alive, but the gradient grows from layer
-# to layer on its way down. The residual alone adds up until the numbers are huge. Only with both are all layers within reach of
-# one learning rate. Now train, ten epochs each, with the trainer of the first way.
+# With neither, the signal dies out, and the gradient is tiny everywhere. LayerNorm keeps the signal at size 1, but the gradient
+# grows from layer to layer on its way back. The residual alone adds up until all numbers are huge. With both, signal and gradient
+# have an ordinary size in every layer.
+#
+# Does that decide it? Adam divides by the size of the gradient (lesson 05), so a small one might do. Train them: ten epochs each,
+# with the trainer of the first way.
 
 # %%
 def train_module(model, epochs):
@@ -679,7 +682,7 @@ for name, (model, history) in deep.items():
 ax.axhline(np.log(10), color=plots.BLACK, linewidth=0.8, linestyle=":")
 ax.annotate("knows nothing: log 10", (10, np.log(10)), xytext=(0, 4), textcoords="offset points", ha="right")
 ax.legend(frameon=False, fontsize=9)
-plots.finish(ax, "Thirty layers learn only with residual and LayerNorm", "epoch", "training loss (nats)")
+plots.finish(ax, "In ten epochs, 30 layers train only with residual and LayerNorm", "epoch", "training loss (nats)")
 
 # %% [markdown]
 # > **Common claim, tested.** *"Very deep networks fail because they over-fit."*

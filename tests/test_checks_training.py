@@ -37,7 +37,11 @@ def rmsprop(g, v, rate, decay, *, new=None, update=None):
     return jax.tree.map(update, g, after, v), after
 
 
-def adam(gradient, state, rate, *, fix=lambda m, v, t: (m / (1 - 0.9**t), v / (1 - 0.999**t)), keep="", sign=-1, start=1):
+def corrected(m, v, t):
+    return m / (1 - 0.9**t), v / (1 - 0.999**t)
+
+
+def adam(gradient, state, rate, *, fix=corrected, keep="", sign=-1, start=1):
     t, m, v = state
     m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
     m_hat, v_hat = fix(m, v, t + start)
@@ -46,9 +50,8 @@ def adam(gradient, state, rate, *, fix=lambda m, v, t: (m / (1 - 0.9**t), v / (1
 
 
 def adam_without_epsilon(gradient, state, rate):
-    return -rate * gradient / jnp.sqrt(gradient**2) if state[0] == 0 else adam(gradient, state, rate)[0], (
-        adam(gradient, state, rate)[1]
-    )
+    update, after = adam(gradient, state, rate)
+    return (-rate * gradient / jnp.sqrt(gradient**2) if state[0] == 0 else update), after
 
 
 def stop_early(losses, patience, *, better=lambda loss, best: loss < best, late=0):

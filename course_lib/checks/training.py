@@ -188,7 +188,7 @@ def fixed_adam(answer, rng):
 def early_stopping(answer, rng):
     nan = float("nan")
     for what, losses, patience in (
-        ("", [0.9, 0.5, 0.6, 0.4, 0.5, 0.45, 0.6, 0.1], 3),
+        ("", [0.9, 0.5, 0.6, 0.4, 0.5, 0.45, 0.6, 0.55, 0.1], 3),
         ("", [0.8, 0.7, 0.9, 0.6, 0.5], 1),
         ("never worse: ", [0.5, 0.4, 0.3], 2),
         ("an equal loss: ", [0.5, 0.3, 0.3, 0.3, 0.2], 2),
@@ -199,7 +199,7 @@ def early_stopping(answer, rng):
     ):
         want = _early(losses, patience)
         flawed = {
-            "Nobody sees the losses after the stop: the best is among those before.": (int(np.nanargmin(losses)), want[1]),
+            "Nobody sees the losses after the stop: the best comes before it.": (int(np.nanargmin(losses)), want[1]),
             "That is not the pair (best, stop) but (stop, best).": want[::-1],
             "The first epoch that is `patience` later than the best is the last one trained; not the next.": (
                 want[0], min(want[1] + 1, len(losses) - 1),
@@ -314,9 +314,9 @@ def _f32(tree: Any) -> Any:
 
 
 def _pair(got: Any, given: str, names: str) -> tuple[Any, Any]:
-    if not isinstance(got, (tuple, list)) or len(got) != 2:
+    if not isinstance(got, tuple) or len(got) != 2:  # not a list: that may be a tree of two layers
         raise Wrong(f"{given}: the pair {names} was expected, a {type(got).__name__} came back.")
-    return tuple(got)
+    return got
 
 
 def _fits(got: Any, want: Any) -> bool:
