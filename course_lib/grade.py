@@ -175,34 +175,37 @@ class _Guard:
     def attempt(self, notebook: Path, job: dict, deadline: float) -> tuple[list[list[str]], str | None]:
         """Runs a copy of the notebook once: the journal's lines and, if it did not come to its end, why."""
         with tempfile.TemporaryDirectory(prefix="course-grade-", ignore_cleanup_errors=True) as folder:
-            copy, journal = Path(folder, "work", notebook.name), Path(folder, "journal")
-            copy.parent.mkdir()
-            journal.touch()
             try:
-                shutil.copyfile(notebook, copy)
-            except OSError as error:
-                return [], f"could not be read ({error.strerror})"
-            cpu_seconds = int(NOTEBOOK_FACTOR * self.seconds) * (os.cpu_count() or 1)  # never before the clock
-            job |= {"notebook": str(copy), "journal": str(journal), "memory": self.memory, "cpu_seconds": cpu_seconds}
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "course_lib.grade_one", json.dumps(job)],
-                cwd=copy.parent,
-                env=self.env | {"IPYTHONDIR": folder, "MPLBACKEND": "agg"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                why = self.watch(process, journal, deadline)
-            finally:
-                _kill(process)
-            lines = journal.read_text("utf-8").splitlines(keepends=True)
-            lines = [json.loads(line) for line in lines if line.endswith("\n")]
+                lines, why = self.start(Path(folder), notebook, job, deadline)
+            except (OSError, ValueError) as error:  # it cannot be read, or has damaged its journal
+                return [], f"could not be run ({error})"
         last = lines[-1] if lines else [""]
         if last[0] in ("end", "guilty"):
             return lines, last[1] if last[0] == "guilty" else None
         return lines, why
+
+    def start(self, folder: Path, notebook: Path, job: dict, deadline: float) -> tuple[list[list[str]], str]:
+        copy, journal = folder / "work" / notebook.name, folder / "journal"
+        copy.parent.mkdir()
+        journal.touch()
+        shutil.copyfile(notebook, copy)
+        cpu_seconds = int(NOTEBOOK_FACTOR * self.seconds) * (os.cpu_count() or 1)  # never before the clock
+        job |= {"notebook": str(copy), "journal": str(journal), "memory": self.memory, "cpu_seconds": cpu_seconds}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "course_lib.grade_one", json.dumps(job)],
+            cwd=copy.parent,
+            env=self.env | {"IPYTHONDIR": str(folder), "MPLBACKEND": "agg"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            why = self.watch(process, journal, deadline)
+        finally:
+            _kill(process)
+        lines = journal.read_text("utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")], why
 
     def watch(self, process: subprocess.Popen, journal: Path, deadline: float) -> str:
         """Waits until the process ends, or must be ended; says why."""

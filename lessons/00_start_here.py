@@ -127,11 +127,11 @@ print(f"BERT as it came:         {meaning.accuracy:.0%} of {meaning.n} right")
 #
 # ## The way there
 #
-# You saw the first steps of the last stretch. The course starts at the other end and leaves nothing in a closed box.
+# What you saw used finished parts. The course builds each of them, beginning with the smallest.
 #
 # | lessons | the question | you build |
 # |---|---|---|
-# | [01](01_losses.ipynb), [02](02_activations.ipynb) | How wrong is a prediction, and why does a network need a bend? | losses and activations that never return NaN |
+# | [01](01_losses.ipynb), [02](02_activations.ipynb) | How wrong is a prediction, and why does a network need a bend? | losses that survive any input, activations that let 30 layers learn |
 # | [03](03_jax_arrays.ipynb), [04](04_autodiff.ipynb), [05](05_training.ipynb), [06](06_flax_modules.ipynb) | How does a model learn, and how does it grow large? | your own engine for gradients, your own Adam, a deep network in Flax |
 # | 07 to 10 | How does a network read? | a tokenizer, attention, BERT with its real weights, a tiny BERT from scratch |
 # | [11](11_finetune_bert.ipynb), 12 | How do I make it mine, and can I trust it? | a fine-tuned model, with errors read and doubts measured |
@@ -246,7 +246,7 @@ import pandas as pd
 
 criteria = ["value", "reach", "data", "ease", "safety"]
 marks = {
-    "send each message to its team": [4, 5, 5, 4, 4],  # reading takes hours; the wrong team sends it on
+    "send each message to its team": [4, 5, 5, 4, 4],  # reading takes hours; a wrong team passes it on
     "flag unhappy customers": [3, 4, 5, 4, 5],  # a false alarm costs one look
     "suggest an earlier answer": [4, 4, 2, 4, 5],  # a person reads it first; no answers collected yet
     "answer without a person": [5, 5, 2, 1, 1],  # customers act on what it says
@@ -310,11 +310,12 @@ draw_ranking(weights)
 only_value = dict.fromkeys(criteria, 0) | {"value": 1}
 scores = score_all(only_value)
 for name in scores.index[scores == scores.max()]:
-    print(f"{name}: {scores[name]:.0f}, lowest mark {table.loc[name].min()} for {table.loc[name].idxmin()}")
-assert all(table.loc[name].min() == 1 for name in scores.index[scores == scores.max()])
+    print(f"{name}: score {scores[name]:.0f}, and a mark of 1 for {' and '.join(table.columns[table.loc[name] == 1])}")
+    assert table.loc[name, "safety"] == 1
 
 # %% [markdown]
-# **Not by itself.** Here, both that come first would be put out by the rule: what is worth most is often what hurts most when it goes wrong.
+# **Not by itself.** The rule puts both of them out, and both times safety is one of the reasons. They are worth much because they
+# decide something, and so their mistakes cost much.
 #
 # > **Common claim, tested.** *"A scoring table takes opinion out of the choice."*
 #
@@ -367,8 +368,9 @@ print(f"needed: {needed:.0%} right, reached: {right.mean():.0%}")
 print(f"100 messages: {100 * everything.mean():+.0f} minutes")
 
 # %% [markdown]
-# It would cost more than it saves. But the router also says how probable its answer is. Let it act only where it is at least 60 %
-# sure, and leave the rest to a person, as today:
+# Just short of what is needed, so on these messages it costs more than it saves. (How far another sample might differ is lesson
+# 12's business.) But the router also says how probable its answer is. Let it act only where it is at least 60 % sure, and leave
+# the rest to a person, as today:
 
 # %%
 sure = answers.max(axis=1) >= 0.6
@@ -388,8 +390,8 @@ plots.finish(ax, title, "routes only if at least this sure (%)", "minutes saved\
 
 # %% [markdown]
 # The same model, with the same mistakes, loses time under one rule and saves it under another. On the far left it routes everything; on
-# the far right it is never sure enough and saves nothing. We fixed the 60 % before looking. Picking the top of this curve would
-# be choosing by the test data, and the score would no longer be honest. Lesson 12 chooses properly, and asks whether "60 %
+# the far right it is never sure enough and saves nothing. Our 60 % is a round number, not the top of the
+# curve: whoever picks the top has chosen by the test data, and has no honest score left. Lesson 12 chooses properly, and asks whether "60 %
 # sure" is right six times in ten.
 #
 # ## What you now know

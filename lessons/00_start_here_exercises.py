@@ -65,7 +65,7 @@ marks = np.array([[4, 5, 2, 2],   # send each message to its team
 weights = np.array([3, 2, 1, 2])
 low_is_good = np.array([False, False, True, True])
 for call in ("first", "second"):
-    print(f"{call} call:", broken_score(marks, weights, low_is_good))
+    print(f"{call} call:", broken_score(marks, weights, low_is_good).tolist())
 
 # %% [markdown]
 # No score can be above 5, and the second call should say what the first said. Write `weighted_score`, with the same

@@ -329,8 +329,8 @@ print(f"nnx.jit on the module: {through_module:.0f} µs     jax.jit on the split
 assert split_once < through_module
 
 # %% [markdown]
-# Microseconds, but per call and per layer. For a small model on a fast chip they are most of a step, and `course_lib.train`
-# therefore splits once and then steps with `jax.jit`. Start with `nnx.jit`; change over when you measure that it matters.
+# Microseconds, but at every call. `course_lib.train` therefore splits once and then steps with `jax.jit`. Start with `nnx.jit`;
+# change over when you measure that it matters.
 #
 # ## Randomness, when you ask for it
 #
@@ -685,6 +685,8 @@ ax.legend(frameon=False, fontsize=9)
 plots.finish(ax, "In ten epochs, 30 layers train only with residual and LayerNorm", "epoch", "training loss (nats)")
 
 # %% [markdown]
+# One seed each: change `nnx.Rngs(0)`, run it again, and see what stays.
+#
 # > **Common claim, tested.** *"Very deep networks fail because they over-fit."*
 #
 # Over-fitting means: good on the training set, bad on new data. **Predict** what the plain 30-layer network does.
@@ -698,8 +700,8 @@ for name in (plain_name, both_name):
 assert errors(deep[plain_name][0](x_train), y_train) > 0.1 * 1347
 
 # %% [markdown]
-# **False here.** It fails on the very images it is trained on: it *under*-fits, because training does not get through to it. He and
-# colleagues reported the same of deep image networks, and residual connections were their answer.
+# **False here.** It fails on the very images it is trained on: it *under*-fits. He and colleagues reported the same of deep image
+# networks, and residual connections were their answer.
 #
 # > **Common claim, tested.** *"Initialise correctly, and you need none of this."*
 #

@@ -83,6 +83,10 @@ def fakes(cells):
     cells["1.5"]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "passed\n"}]
 
 
+def wrecks(cells):
+    cells["imports"]["source"] = "import shutil\nshutil.rmtree('..')"
+
+
 LEARNERS = {  # folder → what is in it
     "Ada L/week 1": {NAME: notebook("solutions")},
     "crashes": {NAME: notebook("solutions", crashes), "notes.txt": "not a notebook"},
@@ -93,6 +97,7 @@ LEARNERS = {  # folder → what is in it
     "empty": {NAME: ""},
     "list": {"01_losses_exercises (1).ipynb": "[1, 2]"},
     "two": {f"a/{NAME}": "", f"b/{NAME}": ""},
+    "wrecks": {NAME: notebook("solutions", wrecks)},
     "nobody": {},
 }
 
@@ -132,12 +137,26 @@ def statuses(rows):
 
 def test_the_table_has_a_row_for_each_learner_and_exercise(graded):
     learners, reported = graded
-    assert list(learners) == ["Ada L", "crashes", "hogs", "stubs", "fakes", "'=1+1", "empty", "list", "two", "nobody"]
+    assert list(learners) == [
+        "Ada L",
+        "crashes",
+        "hogs",
+        "stubs",
+        "fakes",
+        "'=1+1",
+        "empty",
+        "list",
+        "two",
+        "wrecks",
+        "nobody",
+    ]
     assert all(list(rows) == NUMBERS for rows in learners.values())
     row = learners["Ada L"]["1.3"]
     assert row == {"learner": "Ada L", "lesson": "01_losses", "exercise": "1.3", "name": "softmax_cross_entropy",
                    "status": "passed", "message": "passed"}  # fmt: skip
-    assert reported[:2] == ["Ada L: 6 of 6 passed", "crashes: 2 of 6 passed, 4 error"] and len(reported) == 10
+    assert reported[:2] == ["Ada L: 6 of 6 passed", "crashes: 2 of 6 passed, 4 error"] and len(reported) == len(
+        LEARNERS
+    )
 
 
 def test_solutions_pass_and_stubs_are_not_attempted(graded):
@@ -186,6 +205,7 @@ def test_replaced_checks_and_stored_outputs_are_not_believed(graded):
         ("empty", "error", "the notebook is an empty file"),
         ("list", "error", "the notebook is not JSON with cells"),
         ("two", "error", f"2 notebooks, keep one: a/{NAME}, b/{NAME}"),
+        ("wrecks", "error", "the notebook could not be run"),
         ("nobody", "not attempted", f"no notebook {NAME}"),
     ],
 )
