@@ -100,7 +100,7 @@ def progress() -> None:
 
 @app.command()
 def grade(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Learners' folders, one a learner.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Learners' folders, one a learner.")],
     out: Annotated[Path, typer.Option(help="The CSV to write, a row an exercise and learner.")],
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Notebooks run at once (half the processors).", show_default=False)

@@ -378,8 +378,8 @@ for t in (1, 10, 100, 1000):
     print(f"t = {t:4}: uncorrected step = {(1 - 0.9**t) / np.sqrt(1 - 0.999**t):.2f} × the corrected one")
 
 # %% [markdown]
-# **False, it is the other way round.** $v$ is further from home than the square of $m$ is, so the steps would be too *large*, more than
-# sixfold after ten. The correction is a brake.
+# **False, it is the other way round.** At $t = 1$, $m$ is 0.1 of the gradient but $\sqrt v$ only $\sqrt{0.001} \approx 0.03$ of it, and
+# dividing by too little gives steps that are too *large*: more than sixfold after ten. The correction is a brake.
 #
 # The fourth of the family lies between: *RMSprop* divides by the root of the mean square and has no momentum (exercise 3).
 #
@@ -471,7 +471,7 @@ for row, (kind, x) in zip(axes, radius.items()):
         ax.plot(*paths[kind, name].T, ".-", color=colour, linewidth=1, markersize=4)
         ax.plot(*bottom[kind], "*", color=plots.BLACK, markersize=12)
         ax.set(xlim=(left, right), ylim=(low, high))
-        plots.finish(ax, f"{name}: {away[kind, name]} steps away", f"weight w ({kind} radius)", "bias b")
+        plots.finish(ax, f"{name}: {away[kind, name]} steps away", f"weight w ({kind} radius)", "bias b" if name == "SGD" else "")
 fig.suptitle("In a narrow valley the optimiser matters; a round one suits even SGD (★ is the lowest point)");
 
 # %% [markdown]
@@ -523,7 +523,7 @@ for ax, group, title in zip(axes, (0, 1), titles):
     for name, losses in swept.items():
         ax.loglog(rates, losses[group], ".-", color=OPTIMISERS[name][1], label=name)
     ax.axhline(np.log(2), color=plots.BLACK, linestyle=":", linewidth=1)
-    ax.annotate("knows nothing: log 2", (1e-4, np.log(2)), xytext=(0, -12), textcoords="offset points")
+    ax.annotate("knows nothing: log 2", (3e-3, np.log(2)), xytext=(0, 4), textcoords="offset points")
     ax.set_ylim(5e-4, 3)
     plots.finish(ax, title, "learning rate", "loss after 20 epochs, worst of 5 (nats)")
 axes[0].legend(frameon=False);
@@ -550,7 +550,7 @@ for name, (_, losses) in swept.items():
     print(f"{name:9} below 0.09 from {good.min():7.2g} to {good.max():5.2g}: a factor of {good.max() / good.min():.0f}")
 
 # %% [markdown]
-# **False.** The default is far too slow here, and Adam's range of good rates is no wider than momentum's. What is true: multiply the
+# **False.** In 20 epochs the default gets less than half the way here, and Adam's range of good rates is no wider than momentum's. What is true: multiply the
 # loss by a thousand and Adam's range stays where it is, while SGD's moves (exercise 1). Tune anyway, on a logarithmic grid,
 # and choose by validation: in the left picture Adam's large rates look fine, in the right one they do not.
 #
@@ -602,11 +602,13 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
 for (name, plan), colour in zip(plans.items(), (plots.VERMILLION, plots.SKY, plots.BLUE)):
     left.plot(plan, color=colour, label=name)
     right.semilogy(above[name], color=colour, linewidth=0.8)
-left.legend(frameon=False)
-plots.finish(left, "Three plans", "step", "learning rate")
+left.legend(frameon=False, bbox_to_anchor=(1, 0.95))
+plots.finish(left, "High first, nothing at the end", "step", "learning rate")
 plots.finish(right, "Only the schedule is fast and fine", "step", "loss above the lowest (nats)")
 
 # %% [markdown]
+# The schedule keeps up with the high rate and ends below both.
+#
 # Why warm up? Because Adam's first steps are its longest and least informed. The mean length of an update, as a share of the learning
 # rate, on the network:
 
@@ -621,7 +623,7 @@ for number, rows in enumerate(epochs(10), start=1):
 
 # %% [markdown]
 # At step 1 every parameter moves by the full rate, on the word of one batch. Later the batches disagree, and disagreement shortens the
-# step. This small network survives such a start; a pretrained model has something to lose (lesson 11).
+# step. A pretrained model has something to lose in such a start, so lesson 11 warms up.
 #
 # ## Clipping: a seat belt
 #
@@ -741,8 +743,8 @@ plain = ten_runs(nets, optax.adam, 0.003)
 def show_run(ax, history, title):
     for group, name, colour in ((0, "training", plots.BLUE), (1, "validation", plots.VERMILLION)):
         losses = history[:, group, :, 0]  # [60 epochs, 10 splits]
-        ax.plot(losses, color=colour, linewidth=0.4, alpha=0.5)
-        ax.plot(losses.mean(axis=1), color=colour, linewidth=2, label=f"{name}, mean of 10 splits")
+        ax.plot(range(1, 61), losses, color=colour, linewidth=0.4, alpha=0.5)
+        ax.plot(range(1, 61), losses.mean(axis=1), color=colour, linewidth=2, label=f"{name}, mean of 10 splits")
     ax.set_ylim(0, 0.5)
     plots.finish(ax, title, "epoch", "loss (nats)")
 
@@ -770,7 +772,7 @@ for epoch in (turn, 59):
 # it for larger logits. Watch the validation *loss*. If your desk leaves unsure messages to a human (lesson 12), this is the damage that counts.
 #
 # Two cures. **Early stopping**: keep the parameters of the epoch with the lowest validation loss, for each run its own (exercise 5).
-# **Weight decay**: at each step also pull every weight a little towards zero,
+# **Weight decay**: at each step also pull every parameter a little towards zero,
 # $\theta \leftarrow \theta - \eta\,(\text{update} + \lambda\, \theta)$, so that only what the data keeps asking for grows large. With Adam it is called
 # AdamW (exercise 6). Here $\lambda = 3$, a strong dose for little data.
 

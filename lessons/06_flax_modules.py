@@ -393,8 +393,8 @@ print("five keys, jax.jit:", different(with_key(jax.random.key(seed)) for seed i
 print("no rngs, five times:", different(drops(x_val) for _ in range(5)), "result")
 
 # %% [markdown]
-# A training step in this style is pure: same parameters, same batch and same key give the same result, today and on another
-# machine. It is, in small, the one that will fine-tune BERT.
+# A training step in this style is pure: the same parameters, batch and key give the same result. It is, in small, the one that
+# will fine-tune BERT.
 
 
 # %%

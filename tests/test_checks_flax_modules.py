@@ -157,8 +157,8 @@ class TestFlaxModules(ExerciseContract):
             ("What of scale and shift?", lambda x, scale, shift, e: normalise(x, 1, 0, e)),
             ("What of shift?", lambda x, scale, shift, e: normalise(x, scale, 0, e)),
             ("is the order right?", lambda x, scale, shift, e: (normalise(x, 1, 0, e) + shift) * scale),
-            ("[2, 3, 6]", lambda x, s, b, e: normalise(x, s, b, e, axis=min(1, x.ndim - 1))),
-            ("raised", lambda x, s, b, e: s * (x - x.mean(-1)) / jnp.sqrt(x.var(-1) + e) + b),
+            ("this one took axis 1", lambda x, s, b, e: normalise(x, s, b, e, axis=min(1, x.ndim - 1))),
+            ("keepdims=True", lambda x, s, b, e: s * (x - x.mean(-1)) / jnp.sqrt(x.var(-1) + e) + b),
             ("a row of four equal numbers gave nan", norm_with(deviation=lambda v, e: jnp.sqrt(v + e * (e > 0.1)))),
         ],
         "feed_forward": [

@@ -62,7 +62,15 @@ def layer_norm(answer, rng):
                 "What of shift?": normalise(x, scale, zeros, epsilon),
                 order: (normalise(x, ones, zeros, epsilon) + shift) * scale,
             }
-        got = answer(*(jnp.asarray(a, jnp.float32) for a in (x, scale, shift)), epsilon)
+        if x.ndim == 3:
+            mistakes["A row lies along the last axis, axis=-1; this one took axis 1."] = normalise(*arguments, axis=1)
+        try:
+            got = answer(*(jnp.asarray(a, jnp.float32) for a in (x, scale, shift)), epsilon)
+        except Failed as failed:
+            if "broadcast" not in str(failed).lower():
+                raise
+            hint = "Do mean and variance keep their axis (keepdims=True)?"
+            raise Wrong(f"{given}: {failed} {hint}") from failed
         nan = "A row whose numbers are all equal has variance 0: is epsilon under the root?"
         compare(got, normalise(*arguments), given, mistakes=mistakes, nan=nan, rtol=1e-3, atol=1e-4)
 

@@ -315,7 +315,7 @@ def _f32(tree: Any) -> Any:
 
 def _pair(got: Any, given: str, names: str) -> tuple[Any, Any]:
     if not isinstance(got, tuple) or len(got) != 2:  # not a list: that may be a tree of two layers
-        raise Wrong(f"{given}: the pair {names} was expected, a {type(got).__name__} came back.")
+        raise Wrong(f"{given}: the pair {names} was expected; what came back is of type {type(got).__name__}.")
     return got
 
 
