@@ -1,6 +1,16 @@
 """What several test files need: a folder with a BERT small enough to train in seconds, and the real tokenizer."""
 
+import sys
+
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """JAX keeps every program that it compiled: over the whole suite that came to 5 GB."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
