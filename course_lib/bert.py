@@ -19,7 +19,8 @@ Three habits hold throughout.
 *No rngs, no dropout.* Modules store parameters and nothing else. Dropout needs random numbers, and they are an
 argument: call a model with `rngs=nnx.Rngs(0)` and it trains; call it without, and it is deterministic.
 
-*Masks say what may be seen.* An attention mask is 1 at a real token and 0 at padding.
+*Masks say what may be seen.* An attention mask is 1 at a real token and 0 at padding: [B, T], the same for every token
+that looks. Where each has a view of its own, give [B, T from, T to]: `jnp.tril` of ones makes a decoder such as GPT.
 
 *Parameters are float32; `dtype` is the type that is computed in.* bfloat16 halves the memory traffic. Softmax and
 LayerNorm's statistics stay in float32 whatever `dtype` says, since sums of many small terms need its 24 bits.
@@ -149,6 +150,9 @@ class BertSelfAttention(nnx.Module):
 
     For each head, weights = softmax(Q Kᵀ / √D) and the output is weights · V. Queries, keys and values of all heads
     come from one matrix each; the reshape to [B, T, N, D] is what makes them separate heads.
+
+    `first` asks for the results of the first so many tokens only. They look at all tokens as before; what the others
+    would have seen is not computed. None: all.
     """
 
     def __init__(self, config: BertConfig, *, dtype=None, rngs: nnx.Rngs):
@@ -160,23 +164,26 @@ class BertSelfAttention(nnx.Module):
         self.num_heads, self.head_size = config.num_attention_heads, config.head_size
         self.dropout_rate = config.attention_probs_dropout_prob
 
-    def weights(self, x: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    def weights(self, x: jax.Array, attention_mask: jax.Array, first: int | None = None) -> jax.Array:
         """How much each token attends to each other one, by head.
 
-        x: float [B, T, H]; attention_mask: [B, T] → float32 [B, N, T from, T to], each row summing to 1.
+        x: float [B, T, H]; attention_mask: [B, T] or [B, T from, T to] → float32 [B, N, T from, T to], each row
+        summing to 1.
         """
-        query, key = self._split_heads(self.query(x)), self._split_heads(self.key(x))  # [B, T, N, D]
+        query, key = self._split_heads(self.query(x[:, :first])), self._split_heads(self.key(x))  # [B, T, N, D]
         scores = jnp.einsum("bqnd,bknd->bnqk", query, key).astype(jnp.float32) / self.head_size**0.5
         # The most negative float instead of −inf: a row that sees nothing at all then gives 1/T and not NaN.
-        visible = attention_mask[:, None, None, :].astype(bool)  # [B, 1, 1, T to]: the same for all heads and queries
+        if attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, :]  # [B, 1, T to]: the same for all queries
+        visible = attention_mask[:, None, :first].astype(bool)  # [B, 1, T from or 1, T to]: the same for all heads
         return jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min))
 
-    def __call__(self, x: jax.Array, attention_mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """x: float [B, T, H]; attention_mask: [B, T] → float [B, T, H]."""
+    def __call__(self, x, attention_mask, *, first: int | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """x: float [B, T, H]; attention_mask: [B, T] or [B, T from, T to] → float [B, T or first, H]."""
         value = self._split_heads(self.value(x))  # [B, T, N, D]
-        weights = _dropout(self.dropout_rate, self.weights(x, attention_mask).astype(value.dtype), rngs)
+        weights = _dropout(self.dropout_rate, self.weights(x, attention_mask, first).astype(value.dtype), rngs)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)  # [B, T, N, D]
-        return self.output(mixed.reshape(x.shape))  # [B, T, N·D = H]
+        return self.output(mixed.reshape(*mixed.shape[:2], -1))  # [B, T, N·D = H]
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.head_size)  # [B, T, H] → [B, T, N, D]
@@ -198,10 +205,10 @@ class BertLayer(nnx.Module):
         self.activation = config.hidden_act
         self.dropout_rate = config.hidden_dropout_prob
 
-    def __call__(self, x: jax.Array, attention_mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """x: float [B, T, H]; attention_mask: [B, T] → float [B, T, H]."""
-        attended = self.attention(x, attention_mask, rngs=rngs)
-        x = self.attention_norm(x + _dropout(self.dropout_rate, attended, rngs))
+    def __call__(self, x, attention_mask, *, first: int | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """x: float [B, T, H]; attention_mask: [B, T] or [B, T from, T to] → float [B, T or first, H]."""
+        attended = self.attention(x, attention_mask, first=first, rngs=rngs)
+        x = self.attention_norm(x[:, :first] + _dropout(self.dropout_rate, attended, rngs))
         widened = ACTIVATIONS[self.activation](self.intermediate(x))  # [B, T, intermediate_size]
         return self.output_norm(x + _dropout(self.dropout_rate, self.output(widened), rngs))
 
@@ -217,10 +224,13 @@ class BertModel(nnx.Module):
 
     def __call__(self, input_ids, attention_mask, token_type_ids=None, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """input_ids, attention_mask, token_type_ids: int [B, T] → float [B, T, H], one vector a token."""
-        x = self.embeddings(input_ids, token_type_ids, rngs=rngs)
-        for layer in self.layers:
+        return self.encode(self.embeddings(input_ids, token_type_ids, rngs=rngs), attention_mask, rngs=rngs)
+
+    def encode(self, x, attention_mask, *, first: int | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The layers alone, on embedded tokens: float [B, T, H] → float [B, T or first, H]."""
+        for layer in self.layers[:-1]:
             x = layer(x, attention_mask, rngs=rngs)
-        return x
+        return self.layers[-1](x, attention_mask, first=first, rngs=rngs)
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """float [B, T, H] → float [B, H]: the vector of the first token, [CLS], through a dense layer and tanh."""
@@ -240,7 +250,9 @@ class BertForSequenceClassification(nnx.Module):
 
     def __call__(self, input_ids, attention_mask, token_type_ids=None, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """input_ids, attention_mask, token_type_ids: int [B, T] → float32 logits [B, classes]."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids, rngs=rngs)
+        embedded = self.bert.embeddings(input_ids, token_type_ids, rngs=rngs)
+        # Only [CLS] is read, so the last layer computes nothing else: a seventh of all the work in six layers.
+        hidden = self.bert.encode(embedded, attention_mask, first=1, rngs=rngs)  # [B, 1, H]
         pooled = _dropout(self.dropout_rate, self.bert.pool(hidden), rngs)
         return self.classifier(pooled).astype(jnp.float32)
 

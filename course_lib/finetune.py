@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from course_lib import CourseError
+from course_lib.cache import cache_folder
 from course_lib.data import (
     TICKETS_NAME,
     Table,
@@ -23,6 +25,33 @@ from course_lib.data import (
 from course_lib.files import write_text
 
 CHECKPOINTS = "checkpoints"
+
+
+def tickets_router(report: Callable[[str], None] = lambda line: None) -> Path:
+    """The folder of the course's own router: what `course finetune tickets` makes, with its defaults.
+
+    Lessons that need a fine-tuned model share it. The first call trains it, a minute or two, and keeps it in the
+    course's cache under a name that follows from the data, the code and the versions that it depends on.
+    """
+    import filelock
+    import flax
+    import jax
+    import optax
+
+    from course_lib.pretrained import fetch
+
+    here = Path(__file__).parent
+    sources = [here / "data" / "tickets.csv", here / "bert.py", here / "data.py", here / "train.py"]
+    versions = [jax.__version__, flax.__version__, optax.__version__, str(fetch(report=report))]
+    made_from = hashlib.sha256(repr([versions, *(path.read_bytes() for path in sources)]).encode())
+    final = cache_folder() / "routers" / made_from.hexdigest()[:16]
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(final.with_suffix(".lock")):
+        if not final.is_dir():
+            half = final.with_suffix(".half")  # renamed once it is complete, so an interrupted one never counts
+            finetune(TICKETS_NAME, text="text", label="intent", out=half, overwrite=True, report=report)
+            half.rename(final)
+    return final
 
 
 def finetune(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from flax import nnx
 
 from course_lib import CourseError
 from course_lib.bert import BertModel
-from course_lib.cache import enable_compile_cache
+from course_lib.cache import compiled, enable_compile_cache
 from course_lib.checkpoint import load_pretrained
 from course_lib.data import (
     TICKETS_NAME,
@@ -40,7 +39,6 @@ def buckets_for(model: nnx.Module, examples: Examples) -> tuple[int, ...]:
     return bucket_lengths(examples.lengths, longest=model.config.max_position_embeddings)
 
 
-@functools.partial(jax.jit, static_argnames="graph")
 def _logits(graph, params, batch: Batch) -> jax.Array:
     return nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # no rngs: no dropout
 
@@ -53,7 +51,8 @@ def predict_logits(
         return np.zeros((0, len(model.config.labels)), np.float32)
     graph, params = nnx.split(model, nnx.Param)
     buckets = buckets_for(model, examples) if buckets is None else buckets
-    parts = [(batch, _logits(graph, params, batch)) for batch in batches(examples, batch_size, buckets)]
+    logits_of = compiled(_logits, "graph")
+    parts = [(batch, logits_of(graph, params, batch)) for batch in batches(examples, batch_size, buckets)]
     logits = np.zeros((len(examples), parts[0][1].shape[-1]), np.float32)
     for batch, values in parts:
         real = batch.index >= 0
@@ -68,14 +67,14 @@ def embed(model: BertModel, examples: Examples, batch_size: int = 32) -> np.ndar
     course's pretrained model was trained for: the dot product of two such vectors says how alike two texts are.
     """
     graph, params = nnx.split(model, nnx.Param)
+    vectors_of = compiled(_mean_vectors, "graph")
     vectors = np.zeros((len(examples), model.config.hidden_size), np.float32)
     for batch in batches(examples, batch_size, buckets_for(model, examples)):
         real = batch.index >= 0
-        vectors[batch.index[real]] = np.asarray(_mean_vectors(graph, params, batch))[real]
+        vectors[batch.index[real]] = np.asarray(vectors_of(graph, params, batch))[real]
     return vectors
 
 
-@functools.partial(jax.jit, static_argnames="graph")
 def _mean_vectors(graph, params, batch: Batch) -> jax.Array:
     hidden = nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # [B, T, H]
     total = (hidden * batch.attention_mask[:, :, None]).sum(axis=1)  # [B, H]; the mean's divisor cancels below

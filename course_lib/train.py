@@ -1,6 +1,6 @@
 """Fine-tune a model on labelled texts: AdamW, warm-up then linear decay, best epoch kept, resumable.
 
-`fit` splits the module into its graph (static) and its parameters (arrays) once, and then steps a pure function from
+`fit` splits the module into its graph (static) and its parameters (arrays) once, and then steps pure functions from
 parameters to parameters under `jax.jit`. The old arrays are donated, so a step needs no second copy of the model.
 """
 
@@ -24,7 +24,7 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from course_lib import CourseError
-from course_lib.cache import enable_compile_cache
+from course_lib.cache import compiled, enable_compile_cache, hand_back_memory
 from course_lib.data import Batch, Examples, batches, empty_batch
 from course_lib.evaluate import evaluate, mean_sd
 from course_lib.predict import buckets_for, predict_logits
@@ -90,11 +90,6 @@ def classification_loss(logits: jax.Array, batch: Batch) -> jax.Array:
     return (losses * batch.weights).sum() / batch.weights.sum()
 
 
-# Two programs instead of one: the gradient's shapes follow the batch, so it is compiled once a bucket; the update's are
-# those of the parameters, so it is compiled once.
-
-
-@functools.partial(jax.jit, static_argnames="graph")
 def loss_and_gradients(graph, params, batch: Batch, key: jax.Array):
     """The loss of `batch` under dropout from `key`, and its gradient by `params`."""
 
@@ -106,11 +101,18 @@ def loss_and_gradients(graph, params, batch: Batch, key: jax.Array):
     return jax.value_and_grad(loss_of)(params)
 
 
-@functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "opt_state"))
 def update(optimizer, params, opt_state, gradients):
-    """One step of the optimiser → (params, opt_state). Both are donated: do not use the old ones afterwards."""
+    """One step of the optimiser → (params, opt_state). `fit` donates both: it never needs the old ones again."""
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
+
+
+# Two programs instead of one: the gradient's shapes follow the batch, so it is compiled once a bucket; the update's are
+# those of the parameters, so it is compiled once.
+
+
+def _programs() -> tuple[Callable, Callable]:
+    return compiled(loss_and_gradients, "graph"), compiled(update, "optimizer", ("params", "opt_state"))
 
 
 def fit(
@@ -125,6 +127,8 @@ def fit(
 ) -> list[dict]:
     """Train `model` in place; it ends with the parameters of the epoch with the best macro-F1 on `validation`.
 
+    Interrupted, it holds those of the best epoch so far.
+
     Returns the history, a dict an epoch: epoch, train_loss, validation_loss, validation_accuracy,
     validation_macro_f1, examples_per_second. `report` gets one line an epoch.
 
@@ -137,18 +141,24 @@ def fit(
     buckets = buckets_for(model, train)
     steps_per_epoch = -(-len(train) // config.batch_size)
     optimizer = make_optimizer(dataclasses.replace(config, seed=0), config.epochs * steps_per_epoch)
-    graph, initial = nnx.split(model, nnx.Param)
-    # A step gives its arguments away, and these arrays still belong to the caller's model: work on copies.
-    params = _copy(initial)
-    state = {"params": params, "opt_state": optimizer.init(params), "best": _copy(initial)}
+    # A step gives its arguments away: work on copies. `model` itself keeps the best epoch's parameters so far.
+    graph, params = nnx.split(model, nnx.Param)
+    params = _copy(params)
+    opt_state = optimizer.init(params)
     history: list[dict] = []
     store = None if checkpoints is None else RunState(checkpoints, _fingerprint(config, train, validation))
     if store is not None and resume:
+        state = {"params": params, "opt_state": opt_state, "best": nnx.state(model, nnx.Param)}
         state, history = store.restore(state)
+        params, opt_state = state["params"], state["opt_state"]
+        nnx.update(model, state.pop("best"))
+        del state
 
     key = jax.random.key(config.seed)
-    _compile(graph, optimizer, state, config.batch_size, buckets, key)
-    with tqdm(total=config.epochs * len(train), initial=len(history) * len(train), unit="ex", leave=False) as bar:
+    gradients_of, update_of = _programs()
+    _compile(graph, optimizer, params, opt_state, config.batch_size, buckets, key)
+    total, done = config.epochs * len(train), len(history) * len(train)
+    with tqdm(total=total, initial=done, unit="ex", leave=False, disable="TQDM_DISABLE" in os.environ) as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
             if epoch - best_epoch(history) > config.patience:
                 break
@@ -157,8 +167,8 @@ def fit(
             order = np.random.default_rng((config.seed, epoch))
             for batch in batches(train, config.batch_size, buckets, order):
                 step = (epoch - 1) * steps_per_epoch + len(losses)
-                loss, gradients = loss_and_gradients(graph, state["params"], batch, jax.random.fold_in(key, step))
-                state["params"], state["opt_state"] = update(optimizer, state["params"], state["opt_state"], gradients)
+                loss, gradients = gradients_of(graph, params, batch, jax.random.fold_in(key, step))
+                params, opt_state = update_of(optimizer, params, opt_state, gradients)
                 losses.append(loss)
                 if len(losses) > 1:  # show the step before: waiting for this one would leave the device idle
                     bar.set_postfix(epoch=f"{epoch}/{config.epochs}", loss=f"{losses[-2]:.3f}", refresh=False)
@@ -167,14 +177,15 @@ def fit(
             if not math.isfinite(train_loss):
                 raise CourseError(f"the loss became {train_loss} in epoch {epoch}: lower the learning rate")
             seconds = time.perf_counter() - started
-            scores = _validate(graph, state["params"], validation, config.batch_size)
+            scores = _validate(graph, params, validation, config.batch_size)
             history.append(
                 {"epoch": epoch, "train_loss": train_loss, **scores, "examples_per_second": len(train) / seconds}
             )
             if best_epoch(history) == epoch:
-                state["best"] = _copy(state["params"])
+                nnx.update(model, _copy(params))
             if store is not None:
-                store.save(state, history)
+                best = nnx.state(model, nnx.Param)
+                store.save({"params": params, "opt_state": opt_state, "best": best}, history)
             if not bar.disable:
                 bar.clear()
             report(
@@ -182,7 +193,6 @@ def fit(
                 f"{scores['validation_loss']:.3f}, macro-F1 {scores['validation_macro_f1']:.3f}, "
                 f"{len(train) / seconds:.0f} examples/s"
             )
-    nnx.update(model, state["best"])
     return history
 
 
@@ -218,17 +228,19 @@ def fit_seeds(
     return {"macro_f1": scores, "mean": mean, "sd": sd}
 
 
-def _compile(graph, optimizer, state: dict, batch_size: int, buckets: tuple[int, ...], key: jax.Array) -> None:
+def _compile(graph, optimizer, params, opt_state, batch_size: int, buckets: tuple[int, ...], key: jax.Array) -> None:
     """Compile what training will call, side by side: one compilation keeps one core busy. jit remembers the results."""
+    gradients_of, update_of = _programs()
 
     def gradients(length: int) -> None:
-        loss_and_gradients.lower(graph, state["params"], empty_batch(batch_size, length), key).compile()
+        gradients_of.lower(graph, params, empty_batch(batch_size, length), key).compile()
 
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, len(buckets) + 1)) as pool:
         waiting = [pool.submit(gradients, length) for length in reversed(buckets)]
-        update.lower(optimizer, state["params"], state["opt_state"], state["params"]).compile()
+        update_of.lower(optimizer, params, opt_state, params).compile()
         for one in waiting:
             one.result()
+    hand_back_memory()
 
 
 def _validate(graph, params, validation: Examples, batch_size: int) -> dict:

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import course_lib
 from course_lib.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from course_lib.checkpoint import load_pretrained
 from course_lib.pretrained import fetch
 
 GOLDENS = Path(__file__).parent / "goldens"
+TINY = GOLDENS / "tiny.npz"
+MINILM = Path(course_lib.__file__).parent / "data" / "minilm_reference.npz"  # in the package: lesson 09 shows it
 TOLERANCE = 1e-5
 
 
-def golden(name):
-    with np.load(GOLDENS / f"{name}.npz") as file:
+def golden(path):
+    with np.load(path) as file:
         return {key: file[key] for key in file.files}
 
 
@@ -42,14 +45,14 @@ def tiny():
 
 
 def test_tiny_bert_equals_pytorch_at_every_depth(tiny):
-    expected = golden("tiny")
+    expected = golden(TINY)
     found = differences(tiny.bert, expected)
     assert max(found.values()) <= TOLERANCE, found
     assert np.abs(tiny(*inputs(expected)) - expected["classifier"]).max() <= TOLERANCE
 
 
 def test_masked_lm_equals_pytorch():
-    expected = golden("tiny")
+    expected = golden(TINY)
     model = load_pretrained(GOLDENS / "tiny_masked_lm", architecture=BertForMaskedLM)
     real = expected["attention_mask"].astype(bool)
     logits = np.asarray(model(*inputs(expected)))
@@ -58,7 +61,7 @@ def test_masked_lm_equals_pytorch():
 
 
 def test_real_minilm_equals_pytorch_at_every_depth():
-    found = differences(load_pretrained(fetch(), architecture=BertModel), golden("minilm"))
+    found = differences(load_pretrained(fetch(), architecture=BertModel), golden(MINILM))
     assert max(found.values()) <= TOLERANCE, found
 
 
@@ -79,19 +82,40 @@ def _untransposed(model):
 
 def _no_mask(model):
     for layer in model.bert.layers:
-        layer.attention.weights = lambda x, mask, real=layer.attention.weights: real(x, jnp.ones_like(mask))
+        layer.attention.weights = lambda x, mask, first, real=layer.attention.weights: real(
+            x, jnp.ones_like(mask), first
+        )
 
 
 @pytest.mark.parametrize("mistake", [_tanh_gelu, _flax_epsilon, _untransposed, _no_mask])
 def test_parity_fails_for_a_model_with(mistake):
     model = load_pretrained(GOLDENS / "tiny")
     mistake(model)
-    found = differences(model.bert, golden("tiny"))
+    found = differences(model.bert, golden(TINY))
     assert max(found.values()) > TOLERANCE, f"{mistake.__name__} went unnoticed: {found}"
 
 
+def test_asking_for_the_first_tokens_only_gives_what_they_have_in_the_whole(tiny):
+    ids, mask, _ = inputs(golden(TINY))
+    embedded = tiny.bert.embeddings(ids)
+    whole, first = tiny.bert.encode(embedded, mask), tiny.bert.encode(embedded, mask, first=1)
+    assert first.shape == (len(ids), 1, whole.shape[-1])
+    np.testing.assert_allclose(first, whole[:, :1], atol=1e-6)
+
+
+def test_a_triangular_mask_hides_what_comes_later(tiny):
+    ids, mask, _ = inputs(golden(TINY))
+    seen = jnp.tril(jnp.ones((ids.shape[1], ids.shape[1]), int)) * mask[:, None, :]  # [B, T from, T to]
+    changed = ids.copy()
+    changed[:, 5:] = 7
+    before, after = tiny.bert(ids, seen), tiny.bert(changed, seen)
+    np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-6)
+    assert not np.allclose(before[:, 5], after[:, 5], atol=1e-3)
+    np.testing.assert_allclose(tiny.bert.encode(tiny.bert.embeddings(ids), seen, first=2), before[:, :2], atol=1e-6)
+
+
 def test_what_stands_at_padding_changes_nothing(tiny):
-    ids, mask, types = inputs(golden("tiny"))
+    ids, mask, types = inputs(golden(TINY))
     other = np.where(mask == 1, ids, 42)
     np.testing.assert_allclose(tiny(ids, mask, types), tiny(other, mask, types), atol=1e-6)
 
@@ -103,7 +127,7 @@ def test_a_row_that_is_all_padding_gives_finite_logits_and_gradients(tiny):
 
 
 def test_attention_weights_sum_to_one_and_skip_padding(tiny):
-    ids, mask, _ = inputs(golden("tiny"))
+    ids, mask, _ = inputs(golden(TINY))
     weights = np.asarray(tiny.bert.layers[0].attention.weights(tiny.bert.embeddings(ids), mask))
     np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
     hidden = np.broadcast_to(mask[:, None, None, :] == 0, weights.shape)
@@ -111,7 +135,7 @@ def test_attention_weights_sum_to_one_and_skip_padding(tiny):
 
 
 def test_rngs_mean_dropout_and_no_rngs_mean_none(tiny):
-    ids, mask, types = inputs(golden("tiny"))
+    ids, mask, types = inputs(golden(TINY))
     assert (tiny(ids, mask, types) == tiny(ids, mask, types)).all()
     first, second = tiny(ids, mask, types, rngs=nnx.Rngs(1)), tiny(ids, mask, types, rngs=nnx.Rngs(2))
     assert not np.allclose(first, second) and not np.allclose(first, tiny(ids, mask, types))
@@ -124,7 +148,7 @@ def test_modules_store_parameters_and_nothing_else(tiny):
 
 
 def test_bfloat16_computes_in_bfloat16_close_to_float32():
-    expected = golden("tiny")
+    expected = golden(TINY)
     model = load_pretrained(GOLDENS / "tiny", dtype=jnp.bfloat16)
     ids, mask, types = inputs(expected)
     assert model.bert(ids, mask, types).dtype == jnp.bfloat16

@@ -6,6 +6,7 @@ from flax import nnx
 
 from course_lib import CourseError
 from course_lib.bert import BertModel
+from course_lib.cache import compiled
 from course_lib.checkpoint import load_pretrained, save_pretrained
 from course_lib.data import Examples, tokenize
 from course_lib.predict import Prediction, Predictor, _logits, buckets_for, embed, predict_logits
@@ -76,10 +77,11 @@ def test_a_predictor_gives_label_and_probability_in_order(folder):
 def test_a_predictor_compiles_once_a_bucket(folder):
     predictor = Predictor(folder, batch_size=2)
     assert predictor.buckets == (16, 32, 64)  # 64 positions: none longer
-    before = _logits._cache_size()
+    programs = compiled(_logits, "graph")
+    before = programs._cache_size()
     for length in (3, 9, 20, 40, 60, 200):
         predictor(["word " * length, "x"])
-    assert _logits._cache_size() - before <= len(predictor.buckets)
+    assert programs._cache_size() - before <= len(predictor.buckets)
 
 
 def test_what_is_longer_than_the_model_is_cut(folder):

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 HERE = Path(__file__).parent
+MINILM = HERE.parent.parent / "course_lib" / "data" / "minilm_reference.npz"  # in the package: lesson 09 shows it
 
 
 def batch(vocab_size: int, lengths: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -44,12 +45,12 @@ def batch(vocab_size: int, lengths: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def record(name: str, encoder, inputs: dict, **heads) -> None:
+def record(file: Path, encoder, inputs: dict, **heads) -> None:
     hidden = encoder(**inputs, output_hidden_states=True).hidden_states
     arrays = {key: value.numpy().astype(np.int32) for key, value in inputs.items()}
     arrays |= {"after_embeddings": hidden[0], "after_layer_1": hidden[1], "at_the_end": hidden[-1]}
     arrays |= {head: model(**inputs).logits for head, model in heads.items()}
-    np.savez_compressed(HERE / f"{name}.npz", **{key: np.asarray(value) for key, value in arrays.items()})
+    np.savez_compressed(file, **{key: np.asarray(value) for key, value in arrays.items()})
 
 
 def main() -> None:
@@ -71,10 +72,10 @@ def main() -> None:
     classifier.save_pretrained(HERE / "tiny")
     masked_lm.save_pretrained(HERE / "tiny_masked_lm")
     inputs = batch(tiny.vocab_size, lengths=(12, 7, 1, 10))
-    record("tiny", classifier.bert, inputs, classifier=classifier, masked_lm=masked_lm)
+    record(HERE / "tiny.npz", classifier.bert, inputs, classifier=classifier, masked_lm=masked_lm)
 
     minilm = AutoModel.from_pretrained(arguments.minilm).eval()
-    record("minilm", minilm, batch(minilm.config.vocab_size, lengths=(16, 5, 11)))
+    record(MINILM, minilm, batch(minilm.config.vocab_size, lengths=(16, 5, 11)))
 
     ours = AutoModelForSequenceClassification.from_pretrained(HERE / "ours").eval()
     inputs = batch(ours.config.vocab_size, lengths=(9, 4))
