@@ -9,10 +9,12 @@ does a notebook without cells: both must fail.
 import os
 import runpy
 import subprocess
+import time
 from pathlib import Path
 
 import nbformat
 import nbval.plugin
+import psutil
 import pytest
 from nbval.kernel import RunningKernel, start_new_kernel
 
@@ -26,6 +28,7 @@ os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests st
 
 class Kernel(RunningKernel):
     def __init__(self, kernel_name, cwd=None, startup_timeout=60):
+        self.started = time.perf_counter()
         self.km, self.kc = start_new_kernel(
             startup_timeout, kernel_name, cwd=cwd, env=kernel_env(ROOT), stderr=subprocess.DEVNULL
         )
@@ -58,3 +61,36 @@ class EveryCellWasExecuted(pytest.Item):
         names = "; ".join(cell.source.splitlines()[0] for cell in code if cell.execution_count is None)
         if names:
             pytest.fail(f"{self.path.name} has cells that were never executed: {names}", pytrace=False)
+
+
+# What each notebook took: measured where it ran, carried by its last cell's report (also from another process, under
+# xdist), shown as a table at the end and kept for `make bench`, which puts it into the README.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item, nextitem):
+    kernel = getattr(item.parent, "kernel", None)
+    if kernel is not None and (nextitem is None or nextitem.parent is not item.parent):
+        seconds = time.perf_counter() - kernel.started
+        row = (item.path.relative_to(item.config.rootpath).as_posix(), seconds, _peak_memory(kernel.km.provisioner.process.pid))
+        item.user_properties.append(("notebook", row))
+
+
+def _peak_memory(pid: int) -> float:
+    """GiB; where the system does not tell the highest, the present one."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**20
+    return psutil.Process(pid).memory_info().rss / 2**30
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    reports = [
+        report for group in terminalreporter.stats.values() for report in group if hasattr(report, "user_properties")
+    ]
+    rows = sorted({tuple(row) for report in reports for name, row in report.user_properties if name == "notebook"})
+    if rows:
+        config.cache.set("course/notebooks", rows)
+        terminalreporter.section("what each notebook took")
+        for path, seconds, memory in rows:
+            terminalreporter.line(f"{path:50} {seconds:5.0f} s {memory:6.2f} GiB")

@@ -30,7 +30,7 @@ def enable_compile_cache() -> None:
 
 
 @functools.cache
-def compiled(function: Callable, static: str, donate: tuple[str, ...] = ()) -> Callable:
+def compiled(function: Callable, static: str | tuple[str, ...], donate: tuple[str, ...] = ()) -> Callable:
     """`jax.jit(function)`, made once, with the arguments named in `static` fixed and those in `donate` given away.
 
     On a CPU, LLVM stops at its first level of optimisation. BERT's time goes into matrix products, which are compiled

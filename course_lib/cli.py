@@ -130,21 +130,39 @@ def finetune(
         int | None, typer.Option(help="Longest text, in tokens (128, or what the model takes); longer ones are cut.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start, the order and dropout.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Compute in float32 or bfloat16.")] = "float32",
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts of a batch, one after the other: less memory.")] = 1,
+    remat: Annotated[bool, typer.Option("--remat", help="Compute activations twice, keep fewer.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Share each batch among so many.")] = 1,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 is.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are; all their devices work.")] = None,
+    process_id: Annotated[int | None, typer.Option(min=0, help="Which of them this is.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Learn these three from Slurm or Kubernetes.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in --out.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
 ) -> None:
     """Fine-tune a BERT on labelled texts."""
     from course_lib.finetune import finetune as run
 
+    together = (coordinator, processes, process_id)
+    if any(value is not None for value in together) or cluster:
+        if not cluster and None in together:
+            raise CourseError("--coordinator, --processes and --process-id belong together; give all three")
+        from course_lib.sharding import join_processes
+
+        join_processes(*together)
     try:
         metrics = run(
             data, text=text, label=label or _default_label(data), out=out, validation=validation, model=model,
             max_length=max_length, overwrite=overwrite, resume=resume, report=_say,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            dtype=dtype, accumulate=accumulate, remat=remat, devices=devices,
         )  # fmt: skip
     except KeyboardInterrupt:
         _say("interrupted; after the first whole epoch, the same command with --resume goes on where this one stopped")
         raise typer.Exit(130) from None
+    if process_id:  # the first process speaks for all
+        return
     scores = metrics["validation"]
     _print(f"validation: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, n {scores['n']}")
     _print(f'saved to {out}; next: course predict {out} "your text"')
@@ -195,12 +213,46 @@ def predict(
         _print(f"{prediction.label}\t{prediction.probability:.3f}")
 
 
+@app.command()
+def serve(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines need a key, COURSE_SERVE_KEY.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Texts in one run of the model, at most.")] = 32,
+    wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="How long a text waits for others, at most.")] = 2,
+    queue: Annotated[int, typer.Option(min=128, help="Texts that may wait; beyond it callers get 503.")] = 256,
+) -> None:
+    """Answer over HTTP: a page to try it at /, POST /predict for programs, /metrics, /docs."""
+    from course_lib.serve import serve as run
+    from course_lib.service import Settings
+
+    settings = Settings.from_environment(max_batch=batch, max_wait=wait_ms / 1000, max_queue=queue)
+    run(folder, host=host, port=port, settings=settings, report=_say)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files (DIR/exported).", show_default=False)] = None,
+    weights: Annotated[str, typer.Option(help="Store them as float32, bfloat16 or int8.")] = "float32",
+) -> None:
+    """Write the model as StableHLO, for CPU, CUDA and TPU, with a script that runs it without this course."""
+    from course_lib.export import export as run
+
+    target = run(folder, out or folder / "exported", weights)
+    _print(f'saved to {target}; next: python {target / "predict.py"} "your text"')
+
+
 def main() -> None:
     """Entry point: what the user can put right is one line and exit code 2."""
     try:
         app(standalone_mode=True)
     except CourseError as error:
         _say(f"error: {error}")
+        if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+            os._exit(2)  # the others may be gone, and JAX would wait for them and then dump its core
         sys.exit(2)
     except KeyboardInterrupt:
         _say("interrupted")

@@ -27,7 +27,7 @@ from course_lib.files import write_text
 CHECKPOINTS = "checkpoints"
 
 
-def tickets_router(report: Callable[[str], None] = lambda line: None) -> Path:
+def tickets_router() -> Path:
     """The folder of the course's own router: what `course finetune tickets` makes, with its defaults.
 
     Lessons that need a fine-tuned model share it. The first call trains it, a minute or two, and keeps it in the
@@ -42,14 +42,14 @@ def tickets_router(report: Callable[[str], None] = lambda line: None) -> Path:
 
     here = Path(__file__).parent
     sources = [here / "data" / "tickets.csv", here / "bert.py", here / "data.py", here / "train.py"]
-    versions = [jax.__version__, flax.__version__, optax.__version__, str(fetch(report=report))]
+    versions = [jax.__version__, flax.__version__, optax.__version__, str(fetch())]
     made_from = hashlib.sha256(repr([versions, *(path.read_bytes() for path in sources)]).encode())
     final = cache_folder() / "routers" / made_from.hexdigest()[:16]
     final.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(final.with_suffix(".lock")):
         if not final.is_dir():
             half = final.with_suffix(".half")  # renamed once it is complete, so an interrupted one never counts
-            finetune(TICKETS_NAME, text="text", label="intent", out=half, overwrite=True, report=report)
+            finetune(TICKETS_NAME, text="text", label="intent", out=half, overwrite=True, report=_say_nothing)
             half.rename(final)
     return final
 
@@ -63,6 +63,8 @@ def finetune(
     validation: str | None = None,
     model: str | None = None,
     max_length: int | None = None,
+    dtype: str = "float32",
+    devices: int | None = 1,
     overwrite: bool = False,
     resume: bool = False,
     report: Callable[[str], None] = print,
@@ -71,9 +73,13 @@ def finetune(
     """Fine-tune and save; returns what it also writes to `out`/metrics.json.
 
     `data` and `validation` are files for `read_table`, or `data` the word tickets; without `validation` about 15 % of
-    the rows are held out. `model` is a name or a folder for `pretrained.fetch`. `settings` are those of TrainConfig.
+    the rows are held out. `model` is a name or a folder for `pretrained.fetch`. `dtype` is what the model computes in,
+    float32 or bfloat16; `devices` how many share each batch (None: all). `settings` are those of TrainConfig.
     While it runs, `out`/checkpoints holds what `resume` needs; what else is in `out` stays until the new model is
     complete. Raises CourseError for whatever is wrong with any of this, before training where it can be known.
+
+    Where sharding.join_processes was called first, every process calls this with the same arguments; they share the
+    work on all devices, the first one reports and saves, and `out` is a folder that all of them see.
     """
     out = Path(out)
     _check_out(out, overwrite, resume)
@@ -85,13 +91,21 @@ def finetune(
         )
 
     # Only now what takes seconds to import: a wrong path is found at once.
+    import jax
+    from jax.experimental.multihost_utils import sync_global_devices
+
     from course_lib.checkpoint import load_pretrained, read_config, save_pretrained
     from course_lib.evaluate import evaluate
     from course_lib.predict import predict_logits
     from course_lib.pretrained import default_model, fetch
+    from course_lib.sharding import data_mesh
     from course_lib.train import TrainConfig, best_epoch, fit
 
-    config = TrainConfig(**settings)
+    if dtype not in ("float32", "bfloat16"):
+        raise CourseError(f"--dtype {dtype}: float32 or bfloat16")
+    config, mesh, first = TrainConfig(**settings), data_mesh(devices), jax.process_index() == 0
+    if not first:
+        report = _say_nothing
     folder = fetch(model, report=report)
     longest = read_config(folder)[0].max_position_embeddings
     max_length = min(128, longest) if max_length is None else max_length
@@ -107,27 +121,45 @@ def finetune(
     if cut:
         report(f"about {cut} texts are longer than {max_length} tokens and are cut there (--max-length)")
 
-    if not resume:
+    if not resume and first:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    sync_global_devices("the folder is ready")  # with one process, nothing
     started = time.perf_counter()
-    network = load_pretrained(folder, labels=classes, seed=config.seed)
-    history = fit(network, train, held_out, config, checkpoints=out / CHECKPOINTS, resume=resume, report=report)
+    network = load_pretrained(folder, labels=classes, dtype=dtype, seed=config.seed)
+    try:
+        history = fit(
+            network, train, held_out, config, mesh=mesh, checkpoints=out / CHECKPOINTS, resume=resume, report=report
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise CourseError(
+            f"another process of this run is gone ({reason}); start them again with --resume, on as many devices as "
+            "there are: it goes on after the last saved epoch"
+        ) from error
     predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
     scores = evaluate(held_out.labels, predicted, classes)
     metrics = {
         "model": str(model or default_model()),
         "data": {"train": train_table.source, "validation": validation_table.source, "text": text, "label": label},
         "examples": {"train": len(train), "validation": len(held_out)},
-        "settings": {**dataclasses.asdict(config), "max_length": max_length},
+        "settings": {**dataclasses.asdict(config), "max_length": max_length, "dtype": dtype},
+        "devices": {"count": mesh.size, "kind": mesh.devices.flat[0].device_kind, "processes": jax.process_count()},
         "best_epoch": best_epoch(history),
         "history": history,
         "validation": scores.to_dict(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    save_pretrained(network, out, tokenizer)
-    write_text(out / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    if first:
+        save_pretrained(network, out, tokenizer)
+        write_text(out / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return metrics
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def _check_out(out: Path, overwrite: bool, resume: bool) -> None:

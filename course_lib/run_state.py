@@ -42,7 +42,7 @@ class RunState:
             raise CourseError(f"{self.folder}: could not save the state of the run ({error})") from error
 
     def restore(self, like: dict) -> tuple[dict, list[dict]]:
-        """The saved state, with the tree, shapes and dtypes of `like`, and the history; `like` and [] where none is.
+        """The saved state, with the tree, shapes, dtypes and devices of `like`, and the history; `like` and [] if none.
 
         Raises CourseError where the folder holds a run with other settings or other data.
         """
@@ -61,7 +61,9 @@ class RunState:
                 raise CourseError(
                     f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings, or --overwrite"
                 )
-            abstract = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), like)
+            abstract = jax.tree.map(
+                lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
+            )
             state = manager.restore(epoch, args=args.Composite(state=args.StandardRestore(abstract)))["state"]
             return state, about["history"]
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from course_lib import CourseError
@@ -29,6 +30,7 @@ from course_lib.data import Batch, Examples, batches, empty_batch
 from course_lib.evaluate import evaluate, mean_sd
 from course_lib.predict import buckets_for, predict_logits
 from course_lib.run_state import RunState
+from course_lib.sharding import data_mesh, local_copy, put_whole, split_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,16 @@ class TrainConfig:
     weight_decay: float = 0.01  # on matrices, not on biases and LayerNorm
     clip_norm: float = 1.0  # largest allowed norm of the whole gradient
     patience: int = 2  # stop after so many epochs without a better macro-F1 on the validation set
+    accumulate: int = 1  # compute a batch's gradient in so many parts, one after the other: less memory, same step
+    remat: bool = False  # compute activations a second time instead of keeping them: less memory, more time
     seed: int = 0
 
     def __post_init__(self):
-        for field in ("epochs", "batch_size", "patience"):
+        for field in ("epochs", "batch_size", "patience", "accumulate"):
             if getattr(self, field) < 1:
                 raise CourseError(f"{field} must be 1 or more, got {getattr(self, field)}")
+        if self.batch_size % self.accumulate:
+            raise CourseError(f"batch_size {self.batch_size} cannot be divided into {self.accumulate} equal parts")
         if not self.learning_rate > 0:
             raise CourseError(f"learning_rate must be above 0, got {self.learning_rate}")
 
@@ -87,18 +93,33 @@ def _is_head(params):
 def classification_loss(logits: jax.Array, batch: Batch) -> jax.Array:
     """Mean cross-entropy over the rows that count. logits: float32 [B, classes] → float32 scalar."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)  # [B]
-    return (losses * batch.weights).sum() / batch.weights.sum()
+    return (losses * batch.weights).sum() / jnp.maximum(batch.weights.sum(), 1)
 
 
-def loss_and_gradients(graph, params, batch: Batch, key: jax.Array):
-    """The loss of `batch` under dropout from `key`, and its gradient by `params`."""
+def loss_and_gradients(graph, params, batch: Batch, key: jax.Array, accumulate: int = 1, remat: bool = False):
+    """The loss of `batch` under dropout from `key`, and its gradient by `params`.
 
-    def loss_of(params):
+    With `accumulate`, part after part; each part counts by its rows, so the result is that of the whole batch.
+    """
+
+    def loss_of(params, part: Batch, key):
         model = nnx.merge(graph, params)
-        logits = model(batch.input_ids, batch.attention_mask, rngs=nnx.Rngs(dropout=key))
-        return classification_loss(logits, batch)
+        logits = model(part.input_ids, part.attention_mask, remat=remat, rngs=nnx.Rngs(dropout=key))
+        return classification_loss(logits, part)
 
-    return jax.value_and_grad(loss_of)(params)
+    if accumulate == 1:
+        return jax.value_and_grad(loss_of)(params, batch, key)
+
+    def add(total, part_and_key):
+        part, key = part_and_key
+        share = part.weights.sum() / batch.weights.sum()
+        found = jax.value_and_grad(loss_of)(params, part, key)
+        return jax.tree.map(lambda t, x: t + share * x, total, found), None
+
+    # [B, …] → [accumulate, B / accumulate, …]; a part takes every so-many-th row, and with it some of every device.
+    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zero, (parts, jax.random.split(key, accumulate)))[0]
 
 
 def update(optimizer, params, opt_state, gradients):
@@ -112,7 +133,8 @@ def update(optimizer, params, opt_state, gradients):
 
 
 def _programs() -> tuple[Callable, Callable]:
-    return compiled(loss_and_gradients, "graph"), compiled(update, "optimizer", ("params", "opt_state"))
+    gradients = compiled(loss_and_gradients, ("graph", "accumulate", "remat"))
+    return gradients, compiled(update, "optimizer", ("params", "opt_state"))
 
 
 def fit(
@@ -121,6 +143,7 @@ def fit(
     validation: Examples,
     config: TrainConfig,
     *,
+    mesh: Mesh | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = lambda line: None,
@@ -132,31 +155,37 @@ def fit(
     Returns the history, a dict an epoch: epoch, train_loss, validation_loss, validation_accuracy,
     validation_macro_f1, examples_per_second. `report` gets one line an epoch.
 
-    With `checkpoints`, a folder, everything needed to go on is saved there after each epoch; with `resume` too, a
-    run goes on after its last whole epoch and reaches the parameters that it would have reached uninterrupted.
+    `mesh` says which devices share the work, sharding.data_mesh(1) unless given; every process of a run calls this
+    with the same data. With `checkpoints`, a folder, everything needed to go on is saved there after each epoch; with
+    `resume` too, a run goes on after its last whole epoch, also on another number of devices, and reaches the
+    parameters that it would have reached uninterrupted.
 
-    Raises CourseError where the loss is no longer finite, or a checkpoint belongs to another run.
+    Raises CourseError where the loss is no longer finite, a checkpoint belongs to another run, or the rows of a batch
+    cannot be divided among the devices.
     """
     enable_compile_cache()
+    mesh = data_mesh(1) if mesh is None else mesh
+    if config.batch_size % (config.accumulate * mesh.size):
+        parts = f"{mesh.size} devices" + (f" × {config.accumulate} parts" if config.accumulate > 1 else "")
+        raise CourseError(f"batch_size {config.batch_size} cannot be divided among {parts}")
     buckets = buckets_for(model, train)
     steps_per_epoch = -(-len(train) // config.batch_size)
     optimizer = make_optimizer(dataclasses.replace(config, seed=0), config.epochs * steps_per_epoch)
     # A step gives its arguments away: work on copies. `model` itself keeps the best epoch's parameters so far.
     graph, params = nnx.split(model, nnx.Param)
-    params = _copy(params)
-    opt_state = optimizer.init(params)
+    params, opt_state = put_whole((_copy(params), optimizer.init(params)), mesh)
     history: list[dict] = []
     store = None if checkpoints is None else RunState(checkpoints, _fingerprint(config, train, validation))
     if store is not None and resume:
-        state = {"params": params, "opt_state": opt_state, "best": nnx.state(model, nnx.Param)}
+        state = {"params": params, "opt_state": opt_state, "best": put_whole(nnx.state(model, nnx.Param), mesh)}
         state, history = store.restore(state)
         params, opt_state = state["params"], state["opt_state"]
-        nnx.update(model, state.pop("best"))
+        nnx.update(model, local_copy(state.pop("best")))
         del state
 
     key = jax.random.key(config.seed)
     gradients_of, update_of = _programs()
-    _compile(graph, optimizer, params, opt_state, config.batch_size, buckets, key)
+    _compile(graph, optimizer, params, opt_state, config, mesh, buckets, key)
     total, done = config.epochs * len(train), len(history) * len(train)
     with tqdm(total=total, initial=done, unit="ex", leave=False, disable="TQDM_DISABLE" in os.environ) as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
@@ -167,7 +196,10 @@ def fit(
             order = np.random.default_rng((config.seed, epoch))
             for batch in batches(train, config.batch_size, buckets, order):
                 step = (epoch - 1) * steps_per_epoch + len(losses)
-                loss, gradients = gradients_of(graph, params, batch, jax.random.fold_in(key, step))
+                on_devices = split_rows(batch, mesh)
+                loss, gradients = gradients_of(
+                    graph, params, on_devices, jax.random.fold_in(key, step), config.accumulate, config.remat
+                )
                 params, opt_state = update_of(optimizer, params, opt_state, gradients)
                 losses.append(loss)
                 if len(losses) > 1:  # show the step before: waiting for this one would leave the device idle
@@ -177,14 +209,14 @@ def fit(
             if not math.isfinite(train_loss):
                 raise CourseError(f"the loss became {train_loss} in epoch {epoch}: lower the learning rate")
             seconds = time.perf_counter() - started
-            scores = _validate(graph, params, validation, config.batch_size)
+            scores = _validate(graph, local_copy(params), validation, config.batch_size)
             history.append(
                 {"epoch": epoch, "train_loss": train_loss, **scores, "examples_per_second": len(train) / seconds}
             )
             if best_epoch(history) == epoch:
-                nnx.update(model, _copy(params))
+                nnx.update(model, _copy(local_copy(params)))
             if store is not None:
-                best = nnx.state(model, nnx.Param)
+                best = put_whole(nnx.state(model, nnx.Param), mesh)
                 store.save({"params": params, "opt_state": opt_state, "best": best}, history)
             if not bar.disable:
                 bar.clear()
@@ -228,13 +260,14 @@ def fit_seeds(
     return {"macro_f1": scores, "mean": mean, "sd": sd}
 
 
-def _compile(graph, optimizer, params, opt_state, batch_size: int, buckets: tuple[int, ...], key: jax.Array) -> None:
+def _compile(graph, optimizer, params, opt_state, config: TrainConfig, mesh: Mesh, buckets, key: jax.Array) -> None:
     """Compile what training will call, side by side: one compilation keeps one core busy. jit remembers the results."""
-    gradients_of, update_of = _programs()
 
     def gradients(length: int) -> None:
-        gradients_of.lower(graph, params, empty_batch(batch_size, length), key).compile()
+        batch = split_rows(empty_batch(config.batch_size, length), mesh)
+        gradients_of.lower(graph, params, batch, key, config.accumulate, config.remat).compile()
 
+    gradients_of, update_of = _programs()
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, len(buckets) + 1)) as pool:
         waiting = [pool.submit(gradients, length) for length in reversed(buckets)]
         update_of.lower(optimizer, params, opt_state, params).compile()
