@@ -16,7 +16,7 @@ test: .venv/ready
 	@$(BIN)/course model
 	$(BIN)/ruff check .
 	$(BIN)/course build --check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 # Notebooks from lessons/: only what changed.
 build: .venv/ready

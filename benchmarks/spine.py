@@ -1,10 +1,11 @@
-"""What the README's table says: fine-tuning on the tickets, beside its baselines, and on SST-2.
+"""What the README's tables say: fine-tuning on the tickets, beside its baselines; SST-2; what each notebook takes.
 
-    .venv/bin/python benchmarks/spine.py [--sst2 FOLDER]
+    .venv/bin/python benchmarks/spine.py [finetune] [scores] [sst2] [notebooks] [--sst2 FOLDER]
 
-Takes about 20 minutes on 2 cores. FOLDER holds train.tsv and dev.tsv of the Stanford Sentiment Treebank (whole
-sentences, binary; text<TAB>label, no header); without it, the data set stanfordnlp/sst2 is fetched where the package
-`datasets` is installed, and SST-2 is skipped where it is not. Writes the table into README.md between its markers.
+All four take about 20 minutes on 2 cores; name those that you want. FOLDER holds train.tsv and dev.tsv of the Stanford
+Sentiment Treebank (whole sentences, binary; text<TAB>label, no header); without it, the data set stanfordnlp/sst2 is
+fetched where the package `datasets` is installed, and SST-2 is skipped where it is not. `notebooks` takes what the last
+`make test` measured. Each part replaces its table in README.md, between its markers.
 """
 
 from __future__ import annotations
@@ -23,17 +24,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
+import pandas as pd
 
-from course_lib.bert import BertForSequenceClassification
-from course_lib.checkpoint import load_pretrained
-from course_lib.data import class_indices, load_tickets, load_tokenizer, tokenize
-from course_lib.evaluate import evaluate, tfidf_baseline
+from course_lib.data import TICKETS, class_indices, load_tickets
+from course_lib.evaluate import evaluate, mean_sd, tfidf_baseline
 from course_lib.pretrained import fetch
-from course_lib.train import TrainConfig, fit_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
-SEEDS = (0, 1, 2)
 
 
 def course(*arguments: str, **environment: str) -> float:
@@ -61,25 +58,17 @@ def finetune_once(folder: Path) -> list[tuple[str, str]]:
 
 
 def tickets_scores() -> list[tuple[str, str]]:
-    """Macro-F1 on the tickets' test split: words, from scratch, pretrained."""
-    train, validation, test = (load_tickets(split) for split in ("train", "validation", "test"))
-    classes = train.classes
-    baseline = tfidf_baseline(train.texts, train.labels).predict(test.texts)
-    words = evaluate(class_indices(test, classes), np.array([classes.index(x) for x in baseline]), classes)
-    folder = fetch()
-    tokenizer = load_tokenizer(folder)
-    examples = [tokenize(tokenizer, t.texts, 128, class_indices(t, classes)) for t in (train, validation, test)]
-
-    def pretrained(seed: int) -> BertForSequenceClassification:
-        return load_pretrained(folder, labels=classes, seed=seed)
-
-    def scratch(seed: int) -> BertForSequenceClassification:
-        return BertForSequenceClassification(pretrained(seed).config, rngs=nnx.Rngs(seed))
-
+    """Macro-F1 on the tickets' test split: words, and from learning_curves.py the two that take long."""
+    train, test = load_tickets("train"), load_tickets("test")
+    predicted = tfidf_baseline(train.texts, train.labels).predict(test.texts)
+    guessed = np.array([train.classes.index(label) for label in predicted])
+    words = evaluate(class_indices(test, train.classes), guessed, train.classes)
     rows = [("tickets, macro-F1: TF-IDF + logistic regression", f"{words.macro_f1:.3f}")]
-    for name, make in (("the same BERT from scratch", scratch), ("**fine-tuned BERT**", pretrained)):
-        result = fit_seeds(make, *examples, TrainConfig(), SEEDS, report=print)
-        rows.append((f"tickets, macro-F1: {name}", f"{result['mean']:.3f} ± {result['sd']:.3f}"))
+    runs = pd.read_csv(TICKETS.with_name("learning_curves.csv"))
+    for method, name in (("from scratch", "the same BERT from scratch"), ("fine-tuned", "**fine-tuned BERT**")):
+        scores = runs[(runs.method == method) & (runs.labels == len(train.texts))].macro_f1
+        mean, sd = mean_sd(scores)
+        rows.append((f"tickets, macro-F1: {name} ({len(scores)} seeds)", f"{mean:.3f} ± {sd:.3f}"))
     return rows
 
 
@@ -116,23 +105,57 @@ def fetch_sst2(folder: Path) -> Path | None:
     return folder
 
 
+def notebooks() -> list[tuple[str, ...]]:
+    """A row a lesson from what pytest kept: seconds, for the page, its exercises and its solutions, and GiB at most."""
+    kept = ROOT / ".pytest_cache" / "v" / "course" / "notebooks"
+    if not kept.exists():
+        sys.exit("no notebook was measured yet: run `make test` first")
+    took = {
+        Path(path).with_suffix("").parts: (seconds, memory) for path, seconds, memory in json.loads(kept.read_text())
+    }
+    rows = []
+    for lesson in sorted(name for folder, name in took if folder == "notebooks"):
+        three = [("notebooks", lesson), ("exercises", f"{lesson}_exercises"), ("solutions", f"{lesson}_exercises")]
+        cells = [f"{took[key][0]:.0f} s" if key in took else "" for key in three]
+        rows.append((lesson, *cells, f"{max(took[key][1] for key in three if key in took):.1f} GiB"))
+    return rows
+
+
+def write(part: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Put the table between `<!-- spine.py PART -->` and `<!-- end -->` in README.md."""
+    lines = [header, ("---",) * len(header), *rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    print(table)
+    readme = ROOT / "README.md"
+    marked = re.compile(rf"(<!-- spine.py {part} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    text, found = marked.subn(lambda match: match[1] + table + match[2], readme.read_text(encoding="utf-8"))
+    assert found == 1, f"README.md has no place for {part}"
+    readme.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("finetune", "scores", "sst2", "notebooks")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all where none is named")
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(parts):
+        parser.error(f"{', '.join(unknown)} is not one of {', '.join(parts)}")
+    chosen = arguments.parts or parts
+    machine = (
+        f"on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}"
+    )
     fetch()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        rows = finetune_once(folder) + tickets_scores()
-        data = arguments.sst2 or fetch_sst2(folder)
-        rows += sst2(data, folder) if data else []
-    machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}"
-    table = "\n".join([f"| on {machine} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- benchmarks/spine.py -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    readme.write_text(marked.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
-    print(table)
+        if "finetune" in chosen:
+            write("finetune", (machine, ""), finetune_once(folder))
+        if "scores" in chosen:
+            write("scores", ("mean ± sd", ""), tickets_scores())
+        if "sst2" in chosen and (data := arguments.sst2 or fetch_sst2(folder)):
+            write("sst2", (machine, ""), sst2(data, folder))
+    if "notebooks" in chosen:
+        write("notebooks", ("lesson", "page", "exercises", "solutions", "memory, at most"), notebooks())
 
 
 if __name__ == "__main__":

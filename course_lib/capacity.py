@@ -1,0 +1,123 @@
+"""What training a BERT takes, before anything is trained: arithmetic, memory, and how to measure both.
+
+The formulas count what `bert.BertForSequenceClassification` does, whose last layer computes [CLS] only. Letters as in
+bert.py: B examples, T tokens each, H hidden size, N heads; I is the intermediate size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from course_lib.bert import BertConfig, BertForSequenceClassification
+from course_lib.data import empty_batch
+from course_lib.train import classification_loss
+
+
+def parameter_count(config: BertConfig) -> int:
+    """Of the classifier with pooler: embeddings, layers, pooler, one row a label."""
+    width, wide = config.hidden_size, config.intermediate_size
+    tables = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    layer = 4 * (width * width + width) + (width * wide + wide) + (wide * width + width) + 4 * width
+    head = width * width + width + (width + 1) * len(config.labels)
+    return tables * width + 2 * width + config.num_hidden_layers * layer + head
+
+
+def step_flops(config: BertConfig, batch: int, length: int) -> int:
+    """Floating-point operations of the matrix products in one training step; a multiply-add counts as two.
+
+    The backward pass has two products for each one of the forward pass (Kaplan et al. 2020,
+    https://arxiv.org/abs/2001.08361, section 2.1), so a step is three forward passes.
+    """
+    width, wide = config.hidden_size, config.intermediate_size
+
+    def layer(queries: int) -> int:
+        keys_and_values = 2 * length * width * width
+        rest = queries * (2 * width * width + 2 * width * wide)  # query, output and the two dense layers
+        attention = 2 * queries * length * width  # scores and mixing
+        return 2 * batch * (keys_and_values + rest + attention)
+
+    return 3 * ((config.num_hidden_layers - 1) * layer(length) + layer(1))
+
+
+def activation_bytes(config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False) -> int:
+    """What the forward pass keeps for the backward pass, without the parameters.
+
+    For each layer: 4 arrays [B, T, I] and 9 [B, T, H] in `dtype`; 6 [B, T, H], the inputs and outcomes of LayerNorm,
+    and 2 [B, N, T, T], the softmax, always in float32; 2 more of those in `dtype`; masks of one byte for dropout. With
+    `remat` only what enters a layer.
+    """
+    size = jnp.dtype(dtype).itemsize
+    tokens = batch * length
+    one = tokens * config.hidden_size
+    squares = batch * config.num_attention_heads * length * length
+    embeddings = 3 * one * 4 + one
+    if remat:
+        return config.num_hidden_layers * one * size + embeddings
+    layer = size * (4 * tokens * config.intermediate_size + 9 * one) + 4 * 6 * one + 2 * one
+    layer += squares * (2 * 4 + 2 * size + 2)
+    last = (2 * size + 4) * one  # keys, values, and what they are made from
+    return (config.num_hidden_layers - 1) * layer + last + embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that training holds at once, on each device of a data-parallel run."""
+
+    parameters: int  # float32, whatever the model computes in
+    gradients: int
+    adam: int  # two running means a parameter
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+
+def training_memory(
+    config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False, accumulate: int = 1
+) -> Memory:
+    """For `batch` examples of `length` tokens on one device, in `accumulate` parts."""
+    bytes_of_parameters = 4 * parameter_count(config)
+    activations = activation_bytes(config, batch // accumulate, length, dtype, remat)
+    return Memory(bytes_of_parameters, bytes_of_parameters, 2 * bytes_of_parameters, activations)
+
+
+def kept_bytes(config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False) -> int:
+    """`activation_bytes`, measured: JAX traces the step, and what its backward pass closes over is added up.
+
+    Nothing is computed, so this also works for models that do not fit here.
+    """
+    model = nnx.eval_shape(lambda: BertForSequenceClassification(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(model, nnx.Param)
+    rows = empty_batch(batch, length)
+
+    def loss_of(params):
+        model = nnx.merge(graph, params)
+        logits = model(rows.input_ids, rows.attention_mask, remat=remat, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+        return classification_loss(logits, rows)
+
+    kept = jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], params))
+    of_parameters = {leaf.shape for leaf in jax.tree.leaves(params)}  # they are there anyway
+    arrays = [
+        leaf for leaf in kept if leaf.shape not in of_parameters and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+    return sum(array.size * array.dtype.itemsize for array in arrays)
+
+
+def matrix_rate(size: int = 2048, dtype: str = "float32", repeats: int = 5) -> float:
+    """FLOP/s of this device in the product of two square matrices: the most that a step can hope for. Median."""
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / float(np.median(seconds))
