@@ -72,7 +72,11 @@ def pytest_runtest_teardown(item, nextitem):
     kernel = getattr(item.parent, "kernel", None)
     if kernel is not None and (nextitem is None or nextitem.parent is not item.parent):
         seconds = time.perf_counter() - kernel.started
-        row = (item.path.relative_to(item.config.rootpath).as_posix(), seconds, _peak_memory(kernel.km.provisioner.process.pid))
+        row = (
+            item.path.relative_to(item.config.rootpath).as_posix(),
+            seconds,
+            _peak_memory(kernel.km.provisioner.process.pid),
+        )
         item.user_properties.append(("notebook", row))
 
 

@@ -53,16 +53,18 @@ def activation_bytes(config: BertConfig, batch: int, length: int, dtype: str = "
     `remat` only what enters a layer.
     """
     size = jnp.dtype(dtype).itemsize
-    tokens = batch * length
-    one = tokens * config.hidden_size
-    squares = batch * config.num_attention_heads * length * length
+    one = batch * length * config.hidden_size
     embeddings = 3 * one * 4 + one
     if remat:
         return config.num_hidden_layers * one * size + embeddings
-    layer = size * (4 * tokens * config.intermediate_size + 9 * one) + 4 * 6 * one + 2 * one
-    layer += squares * (2 * 4 + 2 * size + 2)
     last = (2 * size + 4) * one  # keys, values, and what they are made from
-    return (config.num_hidden_layers - 1) * layer + last + embeddings
+    return (config.num_hidden_layers - 1) * _layer_bytes(config, batch, length, size) + last + embeddings
+
+
+def _layer_bytes(config: BertConfig, batch: int, length: int, size: int) -> int:
+    one, wide = batch * length * config.hidden_size, batch * length * config.intermediate_size
+    squares = batch * config.num_attention_heads * length * length
+    return size * (4 * wide + 9 * one) + 4 * 6 * one + 2 * one + squares * (2 * 4 + 2 * size + 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +84,14 @@ class Memory:
 def training_memory(
     config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False, accumulate: int = 1
 ) -> Memory:
-    """For `batch` examples of `length` tokens on one device, in `accumulate` parts."""
+    """For `batch` examples of `length` tokens on one device, in `accumulate` parts.
+
+    With `remat` one layer's inside, the one at work, comes on top of what is kept.
+    """
     bytes_of_parameters = 4 * parameter_count(config)
     activations = activation_bytes(config, batch // accumulate, length, dtype, remat)
+    if remat:
+        activations += _layer_bytes(config, batch // accumulate, length, jnp.dtype(dtype).itemsize)
     return Memory(bytes_of_parameters, bytes_of_parameters, 2 * bytes_of_parameters, activations)
 
 

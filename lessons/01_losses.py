@@ -36,7 +36,8 @@ print("shape of probs:", probs.shape)
 #
 # $$\text{MSE} = \frac{1}{K}\sum_{k=1}^{K} (y_k - \hat y_k)^2 \qquad\qquad L(y, \hat y) = -\sum_{k=1}^{K} y_k \log \hat y_k$$
 #
-# $K$ is the number of teams, $y$ is `target`, $\hat y$ is `probs`. By hand, for the parcel:
+# $K$ is the number of teams, $y$ is `target`, $\hat y$ is `probs`. The logarithm is the natural one, and cross-entropy is measured in
+# *nats*, as a length is in metres. By hand, for the parcel:
 
 # %%
 print(f"MSE           = (0.3² + 0.2² + 0.1²) / 3 = {(0.3**2 + 0.2**2 + 0.1**2) / 3:.4f}")
@@ -71,7 +72,7 @@ fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 ax.plot(p, -np.log(p), color=plots.BLUE, label="cross-entropy: −log p")
 ax.plot(p, (1 - p) ** 2, color=plots.VERMILLION, label="squared error: (1 − p)²")
 ax.legend(frameon=False)
-plots.finish(ax, "Only cross-entropy has no ceiling", "probability given to the right team", "loss")
+plots.finish(ax, "Only cross-entropy has no ceiling", "probability given to the right team", "loss (blue: nats)")
 
 # %% [markdown]
 # Squared error can never exceed $2/K$: a hopeless answer costs it little more than a bad one. A model that is *sure and
@@ -143,8 +144,9 @@ print("logits 100, 0, -100:", show(naive_softmax(jnp.array([100.0, 0.0, -100.0])
 # The largest number that fits into 32 bits is about $3.4 \cdot 10^{38}$. Which is the first whole number whose exponential does not?
 
 # %%
-overflow = next(n for n in range(200) if jnp.isinf(jnp.exp(jnp.float32(n))))
-print(f"exp({overflow - 1}) = {jnp.exp(jnp.float32(overflow - 1)):.3g}, exp({overflow}) = {jnp.exp(jnp.float32(overflow))}")
+powers = jnp.exp(jnp.arange(200.0))  # exp(0), exp(1), exp(2), ...
+overflow = int(jnp.isinf(powers).argmax())  # the first that is infinite
+print(f"exp({overflow - 1}) = {powers[overflow - 1]:.3g}, exp({overflow}) = {powers[overflow]}")
 
 # %% [markdown]
 # Beyond it, softmax is infinity divided by infinity: `nan`, not a number. How much harm does one such example do? A
@@ -201,12 +203,15 @@ def stable_loss(weights):
 
 
 gradient = jax.grad(stable_loss)(weights)
-print(f"{jnp.isnan(gradient).sum()} of {gradient.size} gradients are nan; the loss is {stable_loss(weights):.3f}")
+bad = jnp.isnan(gradient).sum()
+print(f"{bad} of {gradient.size} gradients are nan; the loss is {stable_loss(weights):.3f}")
 assert jnp.isfinite(gradient).all()
 
 # %% [markdown]
 # Binary cross-entropy has the same disease at another spot. In 32 bits, a sigmoid near 1 *is* 1, and $\log(1 - 1)$
-# is minus infinity. Put $\hat y = 1/(1+e^{-z})$ into the formula and simplify:
+# is minus infinity. Put $\hat y = 1/(1+e^{-z})$ into the formula: $-\log \hat y = \log(1 + e^{-z})$, and $-\log(1 - \hat y)$ is the same
+# plus $z$. Together that is $z - z\,y + \log(1 + e^{-z})$, fine as long as $z$ is positive. For negative $z$ the exponential is large, so
+# take it out of the bracket, $\log(1 + e^{-z}) = -z + \log(1 + e^{z})$. One line says both:
 #
 # $$L_\text{binary}(z, y) = \max(z, 0) - z\,y + \log\!\left(1 + e^{-|z|}\right)$$
 
@@ -271,10 +276,11 @@ def loss(logits):
 step = 1e-2
 nudges = step * jnp.eye(3)  # row k nudges logit k alone
 finite = jnp.array([(loss(logits + nudge) - loss(logits - nudge)) / (2 * step) for nudge in nudges])
-for name, values in {"p - y": probs - target, "finite differences": finite, "jax.grad": jax.grad(loss)(logits)}.items():
+automatic = jax.grad(loss)(logits)
+for name, values in {"p - y": probs - target, "finite differences": finite, "jax.grad": automatic}.items():
     print(f"{name:19} {show(values)}")
 assert jnp.allclose(finite, probs - target, atol=1e-3)
-assert jnp.allclose(jax.grad(loss)(logits), probs - target, atol=1e-6)
+assert jnp.allclose(automatic, probs - target, atol=1e-6)
 
 # %% [markdown]
 # Delivery's logit is pushed up with force 0.3, the others down with forces that sum to the same. The gradient of each
@@ -344,7 +350,8 @@ for name, slope, colour in (
     path = steps_until_right(slope, -8.0)[1]
     right.semilogx(np.arange(1, len(path) + 1), path, color=colour, label=name)
 left.legend(frameon=False)
-plots.finish(left, "Squared error does not pull where it is most wrong", "logit z (the truth is yes)", "pull: −dL/dz")
+title = "Squared error does not pull where it is most wrong"
+plots.finish(left, title, "logit z (the truth is yes)", "pull: −dL/dz")
 plots.finish(right, "So it waits before it learns", "step (logarithmic)", "probability of the truth")
 
 # %% [markdown]
@@ -395,8 +402,8 @@ assert slopes[0] / slopes[1] > 100
 # %% [markdown]
 # ## A batch, and the library's version
 #
-# You have written each loss once. From here on we use the library's, after checking that it says the same, on random
-# logits for 32 messages and 8 teams, some of them large.
+# You have written each loss once. From here on we use those of `optax`, JAX's library of losses and optimisers, after checking
+# that they say the same, on random logits for 32 messages and 8 teams, some of them large.
 #
 # **Predict.** `optax.l2_loss` differs from our squared error by a factor. Which?
 
@@ -445,7 +452,8 @@ for epsilon, colour in ((0.0, plots.BLUE), (0.1, plots.ORANGE)):
 lowest = losses.argmin()
 ax.plot(ahead[lowest], losses[lowest], "o", color=plots.BLACK)
 ax.legend(frameon=False)
-plots.finish(ax, "With smoothing there is such a thing as sure enough", "lead of the right logit", "loss (nats)")
+title = "With smoothing there is such a thing as sure enough"
+plots.finish(ax, title, "lead of the right logit", "loss (nats)")
 best = jax.nn.softmax(rows[lowest])[0]
 print(f"lowest with smoothing where p(right) = {best:.3f}")
 assert abs(best - smooth.max()) < 0.01
@@ -475,15 +483,17 @@ for c in (counts.argmax(), counts.argmin()):
 
 # %%
 def constant_loss(logits, weight):
-    losses = optax.softmax_cross_entropy_with_integer_labels(jnp.tile(logits, (len(labels), 1)), labels)  # [n]
+    rows = jnp.tile(logits, (len(labels), 1))  # [K] → [n, K]: the same for every message
+    losses = optax.softmax_cross_entropy_with_integer_labels(rows, labels)  # [n]
     return jnp.sum(weight[labels] * losses) / jnp.sum(weight[labels])
 
 
-frequencies = jnp.array(counts / counts.sum(), jnp.float32)
-for name, weight in {"no weights": jnp.ones(len(counts)), "weights": jnp.array(class_weights, jnp.float32)}.items():
-    for answer, logits in {"frequencies": jnp.log(frequencies), "all equal": jnp.zeros(len(counts))}.items():
-        slope = jnp.abs(jax.grad(constant_loss)(logits, weight)).max()
-        print(f"{name:10} | {answer:11} | loss {constant_loss(logits, weight):.3f} | largest slope {slope:.3f}")
+answers = {"frequencies": jnp.log(counts / counts.sum()), "all equal": jnp.zeros(len(counts))}
+weightings = {"no weights": jnp.ones(len(counts)), "weights": jnp.array(class_weights, jnp.float32)}
+for name, weight in weightings.items():
+    for answer, logits in answers.items():
+        loss, slope = jax.value_and_grad(constant_loss)(logits, weight)
+        print(f"{name:10} | {answer:11} | loss {loss:.3f} | largest slope {jnp.abs(slope).max():.3f}")
 
 # %% [markdown]
 # Where the slope is zero, the model would stay. Without weights that is at the frequencies, with weights at *all equal*: the

@@ -18,7 +18,7 @@ import optax
 from course_lib import plots
 
 texts = ["good", "bad", "not good", "not bad"]
-x = jnp.array([[0, 0], [1, 0], [0, 1], [1, 1]], jnp.float32)  # [4, 2]: says "bad" instead of "good"? says "not"?
+x = jnp.array([[0, 0], [1, 0], [0, 1], [1, 1]], jnp.float32)  # [4, 2]: says "bad" (not "good")? says "not"?
 unhappy = jnp.array([0, 1, 1, 0])
 
 
@@ -52,7 +52,7 @@ assert right.max() == 3
 # The right-hand side is a single layer again. Here are 2 inputs, 50 hidden units and 3 outputs:
 
 # %%
-keys = jax.random.split(jax.random.key(0), 4)
+keys = jax.random.split(jax.random.key(0), 4)  # seeds for random numbers; lesson 03 is about them
 W1, b1 = jax.random.normal(keys[0], (2, 50)), jax.random.normal(keys[1], (50,))
 W2, b2 = jax.random.normal(keys[2], (50, 3)), jax.random.normal(keys[3], (3,))
 
@@ -72,7 +72,8 @@ print(f"{W1.size + b1.size + W2.size + b2.size} numbers do the work of {(W1 @ W2
 hidden = jnp.maximum(0, x @ jnp.array([[1.0, 1.0], [1.0, 1.0]]) + jnp.array([0.0, -1.0]))  # [4, 2]
 score = hidden @ jnp.array([1.0, -2.0])  # [4]
 for text, units, s in zip(texts, hidden, score):
-    print(f"{text:9} hidden {units[0]:.0f}, {units[1]:.0f}   score {s:.0f}   {'unhappy' if s > 0.5 else 'happy'}")
+    answer = "unhappy" if s > 0.5 else "happy"
+    print(f"{text:9} hidden {units[0]:.0f}, {units[1]:.0f}   score {s:.0f}   {answer}")
 assert ((score > 0.5) == unhappy).all()
 
 # %% [markdown]
@@ -112,7 +113,8 @@ def sum_of_relus(hour, n):
 
 hour = np.linspace(0, 24, 961)
 for n in (6, 12, 24, 48, 96):
-    print(f"{n:2} ReLUs: off by at most {np.abs(sum_of_relus(hour, n) - desk_load(hour)).max():5.2f} messages an hour")
+    off = np.abs(sum_of_relus(hour, n) - desk_load(hour)).max()
+    print(f"{n:2} ReLUs: off by at most {off:5.2f} messages an hour")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3.3), layout="constrained")
@@ -259,8 +261,9 @@ assert jnp.allclose(jacobian, jax.jacobian(jax.nn.softmax)(jnp.log(p)), atol=1e-
 
 # %%
 logits = jnp.full(8, -20.0).at[0].set(20.0)
-print(f"tanh alone:        outputs {jnp.tanh(logits).min():.0f} to {jnp.tanh(logits).max():.0f}, sum {jnp.tanh(logits).sum():.0f}")
-for name, last in {"softmax": logits, "softmax of tanh": jnp.tanh(logits)}.items():
+bent = jnp.tanh(logits)
+print(f"tanh alone:        outputs {bent.min():.0f} to {bent.max():.0f}, sum {bent.sum():.0f}")
+for name, last in {"softmax": logits, "softmax of tanh": bent}.items():
     p_right = jax.nn.softmax(last)[0]
     print(f"{name + ':':18} p(right) = {p_right:.3f}, cross-entropy {abs(jnp.log(p_right)):.3f}")
 assert jnp.allclose(p_right, np.e / (np.e + 7 / np.e), atol=1e-6)
@@ -288,7 +291,8 @@ print(f"thirty slopes of 1/4 multiplied: {0.25**30:.1e}")
 #
 # ## Thirty layers
 #
-# Each unit adds up $n$ products, $z = \sum_i h_i w_i$. If the weights are random with mean 0 and standard deviation $s$, then
+# Each unit adds up $n$ products, $z = \sum_i h_i w_i$. If the weights are random with mean 0 and standard deviation $s$, then their
+# cross terms cancel on average, and
 #
 # $$\operatorname{mean}(z^2) = n\, s^2 \operatorname{mean}(h^2)$$
 #
@@ -310,7 +314,7 @@ for name, s in {"Xavier": np.sqrt(1 / n), "He": np.sqrt(2 / n)}.items():
 
 # %%
 def propagate(bend, slope, s, layers=30):
-    """What comes out of each layer, and what gradient arrives back at each, for weights with standard deviation s."""
+    """What comes out of each layer, and what gradient arrives back at each; weights have standard deviation s."""
     h, gradient = signal, jax.random.normal(jax.random.key(5), signal.shape)  # [64, n] both
     weights, zs, outputs, gradients = [], [], [], []
     for key in jax.random.split(jax.random.key(6), layers):
@@ -359,7 +363,8 @@ messages = (
     ("Too small: every signal fades", "Xavier: tanh carries it", "He: ReLU and tanh carry it"),
     ("… and so does every gradient", "… in both directions", "… tanh's gradient grows"),
 )
-for row, (measured, ylabel) in enumerate(((signals, "signal (sd over messages)"), (gradients, "gradient (root mean square)"))):
+measurements = (signals, "signal (sd over messages)"), (gradients, "gradient (root mean square)")
+for row, (measured, ylabel) in enumerate(measurements):
     for ax, start, message in zip(axes[row], initialisations, messages[row]):
         for (name, (_, _, colour)), style in zip(bends.items(), ("-", "--", "-", "--")):
             line = measured[start, name]
@@ -380,7 +385,8 @@ def brief(value):
 for start in initialisations:
     print(start)
     for name in bends:
-        print(f"  {name:8} signal after layer 30: {brief(signals[start, name][-1]):8} gradient at layer 1: {brief(gradients[start, name][0])}")
+        last, first = signals[start, name][-1], gradients[start, name][0]
+        print(f"  {name:8} signal after layer 30: {brief(last):8} gradient at layer 1: {brief(first)}")
 
 # %% [markdown]
 # Is the backward half right? `jax.vjp` computes the same gradient without our two rules:
@@ -405,8 +411,8 @@ print(f"by hand {gradients['Xavier', 'tanh'][0]:.3f}, jax.vjp {size(automatic):.
 # %%
 for start in ("Xavier", "He"):
     outputs, _ = propagate(*bends["ReLU"][:2], initialisations[start])
-    sizes, differ = [size(outputs[k]) for k in (0, -1)], [differs(outputs[k]) for k in (0, -1)]
-    print(f"ReLU, {start:6} layer 1 → 30: size {sizes[0]:.2f} → {sizes[1]:.1e}, signal {differ[0]:.2f} → {differ[1]:.1e}")
+    a, b = outputs[0], outputs[-1]
+    print(f"ReLU, {start:6} layer 1 → 30: size {size(a):.2f} → {size(b):.1e}, signal {differs(a):.2f} → {differs(b):.1e}")
 print(f"2^-15 = {2**-15:.1e}")
 assert size(outputs[-1]) > 0.5 and differs(outputs[-1]) < differs(outputs[0]) / 3
 
@@ -448,7 +454,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from course_lib.data import class_indices, load_tickets
 
 tickets = load_tickets("train")
-words = CountVectorizer(binary=True, min_df=5).fit_transform(tickets.texts).toarray()  # 0 or 1
+words = CountVectorizer(binary=True, min_df=10).fit_transform(tickets.texts).toarray()  # 0 or 1
 inputs = jnp.asarray(words / np.sqrt(np.mean(words**2)), jnp.float32)  # [messages, words], mean square 1
 labels = jnp.asarray(class_indices(tickets, tickets.classes))  # [messages]
 print(f"{len(inputs)} messages, {inputs.shape[1]} known words, {len(tickets.classes)} teams")
@@ -457,9 +463,9 @@ print(f"{len(inputs)} messages, {inputs.shape[1]} known words, {len(tickets.clas
 # %%
 def initialise(key, sizes, gain):
     """Weights and biases of each layer; weights have standard deviation gain / √inputs."""
-    keys = jax.random.split(key, len(sizes) - 1)
-    shapes = list(zip(sizes, sizes[1:]))
-    layers = [(gain / np.sqrt(m) * jax.random.normal(key, (m, k)), jnp.zeros(k)) for key, (m, k) in zip(keys, shapes)]
+    layers, keys = [], jax.random.split(key, len(sizes) - 1)
+    for own, m, k in zip(keys, sizes, sizes[1:]):
+        layers.append((gain / np.sqrt(m) * jax.random.normal(own, (m, k)), jnp.zeros(k)))
     W, b = layers[-1]
     return layers[:-1] + [(0.1 * W, b)]  # so that the loss starts near log 8, as lesson 01 asks
 
@@ -507,8 +513,8 @@ entries = {"sigmoid": (sigmoid, 1.0), "tanh": (jnp.tanh, 1.0), "ReLU": (jax.nn.r
 entries |= {"leaky ReLU": (leaky_relu, he), "GELU": (gelu, he)}
 losses = {name: train(bend, gain, rate=0.05)[1] for name, (bend, gain) in entries.items()}
 for name, curve in losses.items():
-    below = np.flatnonzero(curve < 0.5)
-    print(f"{name:10} loss {curve[0]:.2f} → {curve[-1]:.3f}, below 0.5 after {below[0] if below.size else 'more than 300'} steps")
+    steps = (curve < 0.5).argmax() or "more than 300"  # the first below 0.5
+    print(f"{name:10} loss {curve[0]:.2f} → {curve[-1]:.3f}, below 0.5 after {steps} steps")
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -531,7 +537,7 @@ print(f"entropy of the teams' frequencies: {entropy:.3f}; sigmoid's loss: {losse
 assert abs(losses["sigmoid"][-1] - entropy) < 0.02
 
 _, rescued = train(sigmoid, gain=4.0, rate=1.0)
-print(f"sigmoid with weights 4 times as large and learning rate 1: {'learns' if rescued.min() < 0.1 else 'does not learn'}")
+print("sigmoid with weights 4 times as large and learning rate 1 learns:", bool(rescued.min() < 0.1))
 assert rescued.min() < 0.1
 
 # %% [markdown]
@@ -570,7 +576,8 @@ def steps_to_recover(bend, b, limit=1000):
 # %%
 contenders = {"ReLU": jax.nn.relu, "leaky ReLU": leaky_relu, "GELU": gelu}
 for b in (-1.0, -2.0, -3.0, -10.0):
-    print(f"bias {b:5}:   " + "   ".join(f"{name} {steps_to_recover(bend, b)!s:5}" for name, bend in contenders.items()))
+    counts = [f"{name} {steps_to_recover(bend, b)!s:5}" for name, bend in contenders.items()]
+    print(f"bias {b:5}:   " + "   ".join(counts))
 assert (slope_of_error(jnp.array([1.0, -3.0]), jax.nn.relu)[1] == 0).all()
 
 # %% [markdown]
@@ -579,11 +586,12 @@ assert (slope_of_error(jnp.array([1.0, -3.0]), jax.nn.relu)[1] == 0).all()
 # > **Common claim, tested.** *"GELU cannot die, because its slope is not zero for negative inputs."*
 #
 # **False.** From −3 it does not come back either. Below its lowest point GELU's slope is *negative*: whoever wants a larger output
-# pushes the input further down. The next line shows where, and how little slope is left at −10.
+# pushes the input further down. The next cell shows where, and how little slope is left at −10.
 
 # %%
-print(f"GELU is lowest at x = {xs[gelu(xs).argmin()]:.2f}; slope at -2: {gelu_slope(jnp.float32(-2)):.3f}", end="")
-print(f", at -10: {'less than 1e-20' if abs(gelu_slope(jnp.float32(-10))) < 1e-20 else 'more than 1e-20'}")
+slopes = gelu_slope(jnp.array([-2.0, -10.0]))
+print(f"GELU is lowest at x = {xs[gelu(xs).argmin()]:.2f}; slope at -2: {slopes[0]:.3f}")
+print("slope at -10 less than 1e-20:", bool(abs(slopes[1]) < 1e-20))
 
 # %% [markdown]
 # > **Common claim, tested.** *"As much as 40 % of a ReLU network can be dead."*

@@ -18,10 +18,15 @@ from course_lib.checks import activations as check
 # anything. Each follows from its formula in one line.
 #
 # <details><summary>Nudge</summary>
-# You are asked for slopes, not for values: σ(0) is 0.5, but how steep is it there?
+#
+# You are asked for slopes, not for values: $\sigma(0)$ is 0.5, but how steep is it there?
+#
 # </details>
 # <details><summary>Outline</summary>
-# σ(1 − σ) with σ = 0.5. 1 − tanh² with tanh = 0. Φ + xφ with x = 0, and half of a normal distribution lies below 0.
+#
+# $\sigma(1-\sigma)$ with $\sigma = 0.5$. $1 - \tanh^2$ with $\tanh = 0$. $\Phi + x\,\varphi$ with $x = 0$, and half of a normal
+# distribution lies below 0.
+#
 # </details>
 
 # %%
@@ -50,10 +55,14 @@ check.slopes_at_zero(slope_of_sigmoid, slope_of_tanh, slope_of_gelu)
 # `(W, b)` of the single layer that does the same, so that `x @ W + b` equals `(x @ W1 + b1) @ W2 + b2` for every `x`.
 #
 # <details><summary>Nudge</summary>
-# Multiply out (x W₁ + b₁) W₂ + b₂. Which terms contain x?
+#
+# Multiply out $(x W_1 + b_1)\, W_2 + b_2$. Which terms contain $x$?
+#
 # </details>
 # <details><summary>Outline</summary>
-# Everything multiplied by x is W, in the order in which it stands there. The rest is b, and it has two parts.
+#
+# Everything that multiplies $x$ is `W`, in the order in which it stands there. The rest is `b`, and it has two parts.
+#
 # </details>
 
 # %%
@@ -72,10 +81,15 @@ check.collapse(collapse)
 # formula (without `jax.grad`), for arrays of any shape. Both must survive $x = \pm 10^4$.
 #
 # <details><summary>Nudge</summary>
-# The slope of a product has two terms. And which way of writing σ divides infinity by infinity when x is large?
+#
+# The slope of a product has two terms. And which way of writing $\sigma$ divides infinity by infinity when $x$ is large?
+#
 # </details>
 # <details><summary>Outline</summary>
-# silu′ = σ + x σ′, and σ′ = σ(1 − σ). Take jax.nn.sigmoid, or 1 / (1 + exp(−x)): if exp overflows there, the result is 0, as it should be.
+#
+# $\operatorname{silu}' = \sigma + x\,\sigma'$, and $\sigma' = \sigma(1-\sigma)$. Take `jax.nn.sigmoid`, or `1 / (1 + jnp.exp(-x))`: if
+# `exp` overflows there, the result is 0, as it should be.
+#
 # </details>
 
 # %%
@@ -101,10 +115,14 @@ check.silu_and_its_slope(silu, silu_slope)
 # returns one truth value for each unit: `True` if no message gets an answer above 0 from it.
 #
 # <details><summary>Nudge</summary>
+#
 # Over which axis do you ask, and is the question "all" or "any"? What of a unit whose input is exactly 0?
+#
 # </details>
 # <details><summary>Outline</summary>
-# Compute x @ W + b, shape [messages, units]. Ask where it is at most 0, and whether that holds for all messages, axis 0.
+#
+# Compute `x @ W + b`, shape `[messages, units]`. Ask where it is at most 0, and whether that holds for all messages, axis 0.
+#
 # </details>
 
 # %%
@@ -142,10 +160,14 @@ print("first weight of each of three layers:", ", ".join(first))
 # Write `he(key, sizes)` without the two bugs. It returns a list with one pair `(W, b)` a layer, and the biases start at 0.
 #
 # <details><summary>Nudge</summary>
+#
 # A unit adds up one product for each of its … what? And a key is a seed: what does the same seed give twice?
+#
 # </details>
 # <details><summary>Outline</summary>
-# The standard deviation is √(2 / number of inputs). jax.random.split(key, len(sizes) - 1) gives one key for each layer.
+#
+# The standard deviation is $\sqrt{2 / \text{inputs}}$. `jax.random.split(key, len(sizes) - 1)` gives one key for each layer.
+#
 # </details>
 
 # %%
@@ -173,10 +195,15 @@ check.he_initialisation(he)
 # both do. (For sigmoid the formula gives a gain as well, and still the signal dies. What can a mean square not see?)
 #
 # <details><summary>Nudge</summary>
-# You can draw z: jax.random.normal with 400,000 numbers. What is the mean of f(z)²?
+#
+# You can draw $z$: `jax.random.normal` with 400,000 numbers. What is the mean of $f(z)^2$?
+#
 # </details>
 # <details><summary>Outline</summary>
-# z = jax.random.normal(jax.random.key(0), (400_000,)), then 1 / sqrt(mean(f(z) ** 2)). Or: a grid from −8 to 8, with weights proportional to exp(−z²/2).
+#
+# `z = jax.random.normal(jax.random.key(0), (400_000,))`, then one divided by the root of the mean of `f(z) ** 2`. Or: a grid from
+# −8 to 8, with weights proportional to $e^{-z^2/2}$.
+#
 # </details>
 
 # %%

@@ -107,7 +107,8 @@ for name, k in {"key": key, "key again": key, "first": first}.items():
 # Repeat it 200 times and look at the spread.
 
 # %%
-unhappy = jnp.array([label == "neg" for label in load_tickets("train", label="sentiment").labels])  # [messages]
+moods = load_tickets("train", label="sentiment").labels
+unhappy = jnp.array([mood == "neg" for mood in moods])  # [messages]
 
 
 def estimate(key):
@@ -128,7 +129,8 @@ ax.hist(fresh, bins, color=plots.SKY, edgecolor="white", label="a key for each e
 ax.hist(reused, bins, color=plots.VERMILLION, label="one key, reused")
 ax.axvline(unhappy.mean(), color=plots.BLACK, linestyle="--", label="all messages")
 ax.legend(frameon=False)
-plots.finish(ax, "A reused key looks like certainty", "estimated share of unhappy customers", "estimates (of 200)")
+title = "A reused key looks like certainty"
+plots.finish(ax, title, "estimated share of unhappy customers", "estimates (of 200)")
 
 # %% [markdown]
 # With one key, 200 estimates are one estimate, 200 times. The spread of zero is not good news; it is the same 50 messages
@@ -265,7 +267,8 @@ print(f"200 estimates in one call: {estimates.mean():.3f} ± {estimates.std():.3
 # %%
 @jax.jit
 def squash(vector):
-    print(f"  tracing: shape {vector.shape}, {vector.dtype}, numbers known: {not isinstance(vector, jax.core.Tracer)}")
+    known = not isinstance(vector, jax.core.Tracer)  # a Tracer stands in for an array
+    print(f"  tracing: shape {vector.shape}, {vector.dtype}, numbers known: {known}")
     return jnp.tanh(vector).sum()
 
 
@@ -339,7 +342,7 @@ def programs_so_far(lengths):
 
 # %%
 exact, bucketed = programs_so_far(lengths), programs_so_far(padded)
-print(f"compiled for {len(lengths)} messages: {exact[-1]} programs for exact lengths, {bucketed[-1]} for padded ones")
+print(f"programs for {len(lengths)} messages: {exact[-1]} with exact lengths, {bucketed[-1]} with padded ones")
 print(f"price: {1 - sum(lengths) / sum(padded):.0%} of the positions are padding")
 assert exact[-1] == len(set(lengths)) and bucketed[-1] == len(set(padded))
 
@@ -596,12 +599,14 @@ assert honest > 5 * not_waited and first_call > 3 * honest
 # How far off on *your* machine? Run the cell: the bars are its own. (No time is written into this page, since every machine has others.)
 
 # %%
-ratios = {"without waiting": not_waited / honest, "median, waited for": 1.0, "first call": first_call / honest}
+times = {"without waiting": not_waited, "median, waited for": honest, "first call": first_call}
+colours = [plots.VERMILLION, plots.BLUE, plots.ORANGE]
 fig, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
-ax.barh(list(ratios), ratios.values(), color=[plots.VERMILLION, plots.BLUE, plots.ORANGE], left=1e-4)
+ax.barh(list(times), np.array(list(times.values())) / honest, color=colours, left=1e-4)
 ax.set(xscale="log", xlim=(1e-4, 1e4))
 ax.axvline(1, color=plots.BLACK, linestyle="--", linewidth=1)
-plots.finish(ax, "One function, three stopwatches: only the blue one is honest", "measured time / true time", "")
+title = "One function, three stopwatches: only the blue one is honest"
+plots.finish(ax, title, "measured time / true time", "")
 
 # %% [markdown]
 # The recipe: **warm up once, wait for the result, repeat, take the median.** The median, since on a busy machine one run in ten may
@@ -639,7 +644,7 @@ compiled = jax.jit(gelu)
 speed_up = [
     times_slower(partial(gelu, array, np), partial(compiled, copy)) for array, copy in zip(arrays, on_device)
 ]
-ten_numbers = times_slower(partial(gelu, on_device[0]), partial(gelu, arrays[0], np))  # without jit, ten numbers
+ten_numbers = times_slower(partial(gelu, on_device[0]), partial(gelu, arrays[0], np))  # without jit
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -649,7 +654,8 @@ ax.set_xscale("log")
 ax.set_yscale("log", base=2)
 ax.yaxis.set_major_formatter("{x:g}")
 ax.annotate("equally fast", (sizes[0], 1), xytext=(0, 4), textcoords="offset points")
-plots.finish(ax, "Compiled JAX needs a large array to win", "numbers in the array", "NumPy's time / JAX's time")
+title = "Compiled JAX needs a large array to win"
+plots.finish(ax, title, "numbers in the array", "NumPy's time / JAX's time")
 print("10 numbers: NumPy is more than twice as fast as JAX op by op:       ", bool(ten_numbers > 2))
 print("4 million numbers: compiled JAX is more than 1.5 times as fast:     ", bool(speed_up[-1] > 1.5))
 assert ten_numbers > 2 and speed_up[-1] > 1.5

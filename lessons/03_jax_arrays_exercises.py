@@ -21,11 +21,15 @@ from course_lib.checks import jax_arrays as check
 # number down, check it, and only then call `seven_calls()` to see for yourself.
 #
 # <details><summary>Nudge</summary>
+#
 # Go through the calls one by one and keep a list of what JAX has met: shape and kind of number of both arguments.
+#
 # </details>
 # <details><summary>Outline</summary>
+#
 # The value never counts, also not that of a Python number; but a Python integer is another kind than a Python float. How an array
 # came to have its shape does not count.
+#
 # </details>
 
 # %%
@@ -66,11 +70,15 @@ check.traced_or_reused(traces)
 # A team without messages gets zeros. It must also work under `jax.jit` with `n_teams` static.
 #
 # <details><summary>Nudge</summary>
+#
 # A mean is a sum and a count. The lesson counted messages with one line that works when an index comes twice.
+#
 # </details>
 # <details><summary>Outline</summary>
-# Start from zeros of shape [n_teams, d] and .at[teams].add the vectors. Count in the same way. Divide, where no divisor may be 0:
-# jnp.maximum(count, 1). The counts need a second axis: count[:, None] is [n_teams, 1].
+#
+# Start from zeros of shape `[n_teams, d]` and add the vectors with `.at[teams].add`. Count in the same way. Divide, where no divisor
+# may be 0: `jnp.maximum(count, 1)`. The counts need a second axis: `count[:, None]` has shape `[n_teams, 1]`.
+#
 # </details>
 
 # %%
@@ -107,11 +115,15 @@ print(f"mean {hours_until_reply.mean():.2f} hours, uncertainty {means.std():.2f}
 
 # %% [markdown]
 # <details><summary>Nudge</summary>
+#
 # What differs between the first turn of the loop and the second?
+#
 # </details>
 # <details><summary>Outline</summary>
-# A key for each repeat: jax.random.split(key, repeats), or fold_in(key, i). With a function of one key that returns one mean,
-# jax.vmap over the keys replaces the loop.
+#
+# A key for each repeat: `jax.random.split(key, repeats)`, or `jax.random.fold_in(key, i)`. With a function of one key that returns one
+# mean, `jax.vmap` over the keys replaces the loop.
+#
 # </details>
 
 # %%
@@ -153,11 +165,15 @@ except jax.errors.TracerBoolConversionError as error:
 
 # %% [markdown]
 # <details><summary>Nudge</summary>
+#
 # What is frozen by tracing? And which function picks between two values without asking Python?
+#
 # </details>
 # <details><summary>Outline</summary>
-# The threshold becomes an argument. jnp.where(condition, -1, team) picks. For route_all: jax.vmap along axis 0 of the first argument
-# and along none of the second, and jax.jit around it.
+#
+# The threshold becomes an argument. `jnp.where(condition, -1, team)` picks. For `route_all`: `jax.vmap` along axis 0 of the first argument
+# and along none of the second, and `jax.jit` around it.
+#
 # </details>
 
 # %%
@@ -186,10 +202,14 @@ check.route(route, route_all)
 # argument.
 #
 # <details><summary>Nudge</summary>
+#
 # One function of the lesson takes two trees and pairs up their leaves.
+#
 # </details>
 # <details><summary>Outline</summary>
-# jax.tree.map(function_of_two_arrays, average, params). The function can be a lambda; it sees decay from outside.
+#
+# `jax.tree.map(function_of_two_arrays, average, params)`. The function can be a lambda; it sees `decay` from outside.
+#
 # </details>
 
 # %%
@@ -212,11 +232,15 @@ check.moving_average(moving_average)
 # one of the others is held up.
 #
 # <details><summary>Nudge</summary>
+#
 # Which four things did the lesson's recipe name? `time.perf_counter()` is the clock.
+#
 # </details>
 # <details><summary>Outline</summary>
-# jax.block_until_ready(function(*args)) to warm up. Then, in a loop: start = time.perf_counter(), the same call, and append the
-# difference to a list. np.median of the list.
+#
+# `jax.block_until_ready(function(*args))` to warm up. Then, in a loop: `start = time.perf_counter()`, the same call, and append the
+# difference to a list. `np.median` of the list.
+#
 # </details>
 
 # %%

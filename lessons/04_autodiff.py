@@ -21,7 +21,7 @@ import numpy as np
 
 from course_lib import plots
 
-jax.config.update("jax_default_matmul_precision", "highest")  # GPUs and TPUs may round matrix products to fewer digits
+jax.config.update("jax_default_matmul_precision", "highest")  # GPUs and TPUs may round matrix products more
 
 # %% [markdown]
 # ## Nudge it and look
@@ -44,7 +44,8 @@ def chain_loss(w, v):
 step = 1e-4
 forward = (chain_loss(w + step, v) - chain_loss(w, v)) / step
 central = (chain_loss(w + step, v) - chain_loss(w - step, v)) / (2 * step)
-print(f"loss {chain_loss(w, v):.4f}; slope in w: forward difference {forward:.4f}, central difference {central:.4f}")
+print(f"loss {chain_loss(w, v):.4f}")
+print(f"slope in w: forward difference {forward:.4f}, central difference {central:.4f}")
 
 # %% [markdown]
 # Raise $w$ by a little, and the loss *falls* by nearly as much. The forward difference looks to one side, the central
@@ -81,10 +82,11 @@ kinds = {
     "64 bits, central": (np.float64, True),
 }
 curves = {name: [error_of_nudging(step, *kind) for step in steps] for name, kind in kinds.items()}
+print("                  smallest error   step 0.1 → 0.01        step 1e-8")
 for name, errors in curves.items():
-    print(f"{name}: smallest error about 1e{np.log10(min(errors)):.0f}; ", end="")
-    print(f"step 0.01, not 0.1: error divided by about {10 ** np.round(np.log10(errors[0] / errors[1])):.0f}; ", end="")
-    print("step 1e-8:", "worse than answering 0" if errors[7] > rms(exact) else "still of use")
+    gain = 10 ** np.round(np.log10(errors[0] / errors[1]))
+    use = "worse than answering 0" if errors[7] > rms(exact) else "still of use"
+    print(f"{name}  about 1e{np.log10(min(errors)):<3.0f}       error divided by {gain:<3.0f}   {use}")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
@@ -280,7 +282,8 @@ def backward(loss):
 
 # %%
 engine = (Node.__init__, matmul, tanh, softplus, mean, fit, add, multiply, in_order, backward)
-lines = 3 + sum(bool(line.strip()) for part in engine for line in getsource(part).splitlines())  # 3: outside functions
+written = [line for part in engine for line in getsource(part).splitlines() if line.strip()]
+lines = 3 + len(written)  # 3 stand outside these functions
 print(f"the whole engine: {lines} lines")
 assert lines <= 60
 
@@ -367,7 +370,8 @@ def network(weights, X, Y):
 
 
 rng = np.random.default_rng(0)
-weights = {"W1": rng.normal(size=(2, 16)), "b1": np.zeros(16), "W2": rng.normal(size=(16, 1)) / 4, "b2": np.zeros(1)}
+weights = {"W1": rng.normal(size=(2, 16)), "b1": np.zeros(16)}
+weights |= {"W2": rng.normal(size=(16, 1)) / 4, "b2": np.zeros(1)}
 loss, nodes = network(weights, train_X, train_Y)
 print(f"loss before training: {loss.value:.3f}; a model that knows nothing has log 2 = {np.log(2):.3f}")
 
@@ -377,7 +381,8 @@ print(f"loss before training: {loss.value:.3f}; a model that knows nothing has l
 # %%
 fig, ax = plt.subplots(figsize=(10, 2.1), layout="constrained")
 count = sum(bool(node.parents) for node in in_order(loss))
-draw(ax, loss, "{0.name}\n{0.value.shape}", f"From the points to the loss: {count} operations, one value used twice")
+title = f"From the points to the loss: {count} operations, one value used twice"
+draw(ax, loss, "{0.name}\n{0.value.shape}", title)
 
 # %% [markdown]
 # The logit: once for softplus, once for the product with $-Y$. Training is now three lines, repeated: build the graph, walk back, take a step
@@ -443,7 +448,8 @@ for when, values in {"before": start, "after": weights}.items():
 # %%
 order = in_order(loss)
 kept = sum(node.value.size for node in order if node.parents)
-print(f"{sum(value.size for value in weights.values())} weights, and {kept:,} intermediate numbers kept for the way back")
+count = sum(value.size for value in weights.values())
+print(f"{count} weights, and {kept:,} intermediate numbers kept for the way back")
 
 # %% [markdown]
 # That is why training needs so much more memory than predicting, and why it grows with the batch. Lesson 13 trades some of it for time.
@@ -502,8 +508,9 @@ def formula(times):
 print("twice, written out:", formula(2))
 grown = len(formula(20)) / len(formula(10))
 programs = [len(operations(jax.grad(lambda x, t=times: repeat(x, t)), 0.3)) for times in (10, 20)]
-print(f"from 10 to 20 repetitions: formula {grown:.0f} times as long, gradient program {programs[1] / programs[0]:.1f} times")
-assert grown > 1000 and programs[1] < 2.5 * programs[0]
+ratio = programs[1] / programs[0]
+print(f"from 10 to 20 repetitions: formula {grown:.0f} times as long, gradient program {ratio:.1f} times")
+assert grown > 1000 and ratio < 2.5
 
 # %% [markdown]
 # **False.** The formula doubles with every step, because it repeats what it uses twice. The program gives each intermediate

@@ -47,8 +47,8 @@ first_update = (
 check.loss_times_1000(same_path, first_update)
 
 # %% [markdown]
-# Now run it. From $\theta = 3$ on the loss $\theta^2$ and on 1000 times that loss, five steps each:
-
+# Passed? Then see it happen: call `race()` in a cell of your own. Each optimiser starts at $\theta = 3$ and takes five steps on the
+# loss $\theta^2$, and five on 1000 times that loss.
 
 # %%
 def five_steps(optimiser, factor):
@@ -60,8 +60,9 @@ def five_steps(optimiser, factor):
     return f"{theta:.3g}"
 
 
-for name, optimiser in {"SGD": optax.sgd(0.02), "Adam": optax.adam(0.02)}.items():
-    print(f"{name:4} ends at {five_steps(optimiser, 1)} and, with 1000 times the loss, at {five_steps(optimiser, 1000)}")
+def race():
+    for name, optimiser in {"SGD": optax.sgd(0.02), "Adam": optax.adam(0.02)}.items():
+        print(f"{name:4} ends at {five_steps(optimiser, 1)}, with 1000 times the loss at {five_steps(optimiser, 1000)}")
 
 # %% [markdown]
 # ## 5.2 Standardise without peeking · 6 min · ●○○
@@ -213,9 +214,9 @@ check.early_stopping(early_stopping)
 #
 # Extend 5.4 to `adamw_step(params, gradients, state, rate, weight_decay)` for pytrees. It returns the pair of the **new parameters**
 # and the new state; `state` is `(t, m, v)` with `m` and `v` trees like `params`. Weight decay is *decoupled* (Loshchilov and Hutter): it
-# does not pass through `m` and `v`,
+# does not pass through `m` and `v`. With $\lambda$ = `weight_decay`,
 #
-# $$\theta \leftarrow \theta - \text{rate} \cdot \left( \frac{\hat m}{\sqrt{\hat v} + 10^{-8}} + \text{weight\_decay} \cdot \theta \right)$$
+# $$\theta \leftarrow \theta - \text{rate} \cdot \left( \frac{\hat m}{\sqrt{\hat v} + 10^{-8}} + \lambda\, \theta \right)$$
 #
 # Afterwards you have what trains most BERTs.
 #

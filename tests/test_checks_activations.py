@@ -60,6 +60,7 @@ class TestActivations(ExerciseContract):
             ("Where is b1?", lambda W1, b1, W2, b2: (W1 @ W2, b2)),
             ("Where is b2?", lambda W1, b1, W2, b2: (W1 @ W2, b1 @ W2)),
             ("it is multiplied by W2 on its way", lambda W1, b1, W2, b2: (W1 @ W2, b1 + b2)),
+            ("on the left of W2", lambda W1, b1, W2, b2: (W1 @ W2, W2 @ b1 + b2)),
             ("the pair (W, b) was expected", lambda W1, b1, W2, b2: W1 @ W2),
         ],
         "silu_and_its_slope": [
@@ -95,6 +96,7 @@ class TestActivations(ExerciseContract):
             ("That is Xavier's", layers(lambda m, k: jnp.sqrt(1 / m))),
             ("Glorot's average", layers(lambda m, k: jnp.sqrt(2 / (m + k)))),
             ("Is the square root missing?", layers(lambda m, k: 2 / m)),
+            ("under the root", layers(lambda m, k: 2 / jnp.sqrt(m))),
             ("Is the scale missing?", layers(lambda m, k: 1.0)),
             ("biases: expected 0", layers(right, bias=0.1)),
             ("Are all weights positive?", layers(right, positive=True)),
@@ -114,5 +116,6 @@ class TestActivations(ExerciseContract):
             ),
             ("f may be 0 or negative", lambda f: 1 / jnp.mean(jnp.sqrt(f(normal())) ** 2)),
             ("√2 is ReLU's gain", lambda f: jnp.sqrt(2.0)),
+            ("too few random numbers", lambda f: 1 / jnp.sqrt(jnp.mean(f(normal()[:20]) ** 2))),
         ],
     }

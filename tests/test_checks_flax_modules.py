@@ -165,6 +165,7 @@ class TestFlaxModules(ExerciseContract):
             ("Where is the residual?", relu_block(lambda s, x: s.down(jax.nn.relu(s.up(s.norm(x)))))),
             ("not its normalised copy", relu_block(lambda s, x: s.norm(x) + s.down(jax.nn.relu(s.up(s.norm(x)))))),
             ("normalises the sum", relu_block(lambda s, x: s.norm(x + s.down(jax.nn.relu(s.up(x)))))),
+            ("once more", relu_block(lambda s, x: s.norm(x + s.down(jax.nn.relu(s.up(s.norm(x))))))),
             ("Is norm used?", relu_block(lambda s, x: x + s.down(jax.nn.relu(s.up(x))))),
             ("Is relu missing?", relu_block(lambda s, x: x + s.down(s.up(s.norm(x))))),
             ("between up and down.", relu_block(lambda s, x: x + jax.nn.relu(s.down(s.up(s.norm(x)))))),

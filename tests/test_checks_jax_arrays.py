@@ -123,8 +123,8 @@ class TestJaxArrays(ExerciseContract):
     wrong = {
         "traced_or_reused": [
             ("Not every call is traced", 7),
-            ("One too many", 5),
-            ("One is missing", 3),
+            ("cut from one of 4", 5),
+            ("which of them has JAX met before", 3),
             ("floats and integers need programs of their own", 2),
             ("a int was expected", "four"),
         ],
@@ -151,6 +151,7 @@ class TestJaxArrays(ExerciseContract):
             ("Python's `if` cannot decide", both(with_if)),
             ("Is the argument used?", both(lambda probs, threshold: lesson_route(probs, 0.6))),
             ("is not below it", both(lambda p, threshold: jnp.where(p.max() <= threshold, -1, p.argmax()))),
+            ("not each of them", both(lambda p, threshold: jnp.where(p < threshold, -1, p.argmax()))),
             ("turned round", both(lambda p, threshold: jnp.where(p.max() < threshold, p.argmax(), -1))),
             ("integers were expected", both(lambda p, threshold: jnp.where(p.max() < threshold, -1.0, p.argmax()))),
             ("route_all is not compiled yet", (lesson_route, jax.vmap(lesson_route, in_axes=(0, None)))),
@@ -164,7 +165,7 @@ class TestJaxArrays(ExerciseContract):
             ("Is decay used?", on_leaves(lambda a, p, decay: (a + p) / 2)),
             ("Does jax.tree.map build the result?", leaves_only),
             ("`average` was changed", in_place),
-            ("TypeError", flat_dict_only),
+            ("jax.tree.map takes all", flat_dict_only),
         ],
         "median_seconds": [
             ("not there yet: wait for them", stopwatch(wait=lambda result: result)),

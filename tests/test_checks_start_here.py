@@ -5,7 +5,7 @@ import pytest
 from exercise_contract import ExerciseContract, from_notebook
 
 from course_lib.checks import progress, start_here
-from course_lib.checks.core import exercises
+from course_lib.checks.core import Wrong, exercises
 
 
 def score(marks, weights, low_is_good, *, turned=lambda marks: 6 - marks, weigh=True, divide=None):
@@ -32,13 +32,13 @@ class TestStartHere(ExerciseContract):
     lesson = "00_start_here"
     wrong = {
         "break_even": [
-            ("flags: expected 0.3333, got 0.67. Is that the share of wrong ones", (0.67, 0.04)),
-            ("refunds: expected 0.96, got 0.04. Is that the share of wrong ones", (0.33, 0.04)),
+            ("flags: not 0.67. Is that the share of wrong ones", (0.67, 0.04)),
+            ("refunds: not 0.04. Is that the share of wrong ones", (0.33, 0.04)),
             ("Weigh them by how often", (0.5, 24.0)),
             ("Write it as a share", (33.3, 96.0)),
             ("both weighed the same", (0.33, 0.5)),
             ("Perfect is not needed", (0.33, 1.0)),
-            ("a str came back", ("0.33", "0.96")),
+            ("flags: a single number was expected, '0.33' came.", ("0.33", "0.96")),
         ],
         "weighted_score": [
             ("not by how many criteria", from_notebook(lambda notebook: notebook["broken_score"])),
@@ -56,6 +56,14 @@ class TestStartHere(ExerciseContract):
             ("Is a `return` missing?", lambda *table: print(score(*table))),
         ],
     }
+
+
+def test_a_wrong_guess_is_not_told_the_answer():
+    for got, says in {(1.0, 2.0): "slopes: not 1, 2. The hints", (2.0, 1.0): "slopes: not 2, 1. Turned round?"}.items():
+        with pytest.raises(Wrong) as wrong:
+            start_here.guess(got, np.array([1.25, 2.5]), "slopes", {"Turned round?": np.array([2.0, 1.0])}, atol=0.01)
+        assert says in str(wrong.value) and "2.5" not in str(wrong.value)
+    start_here.guess([1.2501, 2], np.array([1.25, 2.0]), "slopes", {}, atol=0.01)  # near enough
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ def sample_sd(train, other):
     return (train - mean) / sd, (other - mean) / sd
 
 
+def one_mean_a_row(*both):
+    return tuple((x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True) for x in both)
+
+
 def rmsprop(g, v, rate, decay, *, new=None, update=None):
     new = new or (lambda v, g: decay * v + (1 - decay) * g**2)
     update = update or (lambda g, v, old: -rate * g / (jnp.sqrt(v) + 1e-8))
@@ -121,6 +125,7 @@ class TestTraining(ExerciseContract):
             ("no ddof", sample_sd),
             ("gave nan. A feature that never varies", lambda train, other: standard(train, other, sd=lambda sd: sd)),
             ("epsilon blows", lambda train, other: standard(train, other, sd=lambda sd: sd + 1e-8)),
+            ("this is one a row", one_mean_a_row),
             ("the pair (train, other)", lambda train, other: standard(train, other)[0]),
         ],
         "rmsprop_update": [
@@ -141,6 +146,8 @@ class TestTraining(ExerciseContract):
             ("updates come first", lambda *given: rmsprop(*given)[::-1]),
             ("a tree like the gradients", lambda *given: (rmsprop(*given)[0], jax.tree.leaves(rmsprop(*given)[1]))),
             ("the pair (updates, v)", lambda *given: rmsprop(*given)[0]),
+            ("works on their leaves", lambda g, v, r, d: (-r * g, d * v)),
+            ("a tuple of 1 came back", lambda *given: rmsprop(*given)[:1]),
         ],
         "fixed_adam": [
             ("corrected again", from_notebook(lambda notebook: notebook["broken_adam"])),
@@ -162,6 +169,8 @@ class TestTraining(ExerciseContract):
             ("not the next", lambda *given: stop_early(*given, late=1)),
             ("one epoch too soon", lambda *given: stop_early(*given, late=-1)),
             ("compare with <.", lambda *given: stop_early(*given, better=lambda loss, best: loss <= best)),
+            ("Does it stop?", lambda x, patience: (int(np.nanargmin(x)), len(x) - 1)),
+            ("whatever patience is left", lambda x, p: (stop_early(x, p)[0], stop_early(x, p)[0] + p)),
             ("no new best", in_a_row),
             ("not the last one", lambda *given: (stop_early(*given)[1],) * 2),
             ("from 0", lambda *given: tuple(epoch + 1 for epoch in stop_early(*given))),

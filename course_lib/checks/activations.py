@@ -10,6 +10,7 @@ import numpy as np
 
 from course_lib.checks.compare import compare
 from course_lib.checks.core import Wrong, exercise
+from course_lib.checks.start_here import guess
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ def slopes_at_zero(of_sigmoid, of_tanh, of_gelu, rng):
     }
     for (name, bend), predicted in zip(bends.items(), (of_sigmoid, of_tanh, of_gelu), strict=True):
         slope = (bend(1e-5) - bend(-1e-5)) / 2e-5
-        compare(predicted, slope, f"slope of {name} at 0", mistakes=hints[name], atol=0.005)
+        guess(predicted, slope, f"slope of {name} at 0", hints[name], atol=0.005)
 
 
 @exercise("2.2", minutes=5, difficulty=1)
@@ -67,6 +68,7 @@ def collapse(answer, rng):
         }
         if hidden == outputs:
             biases["b1 passes through the second layer: it is multiplied by W2 on its way."] = b1 + b2
+            biases["b1 stands on the left of W2, as x does."] = W2 @ b1 + b2
         compare(got[1], b1 @ W2 + b2, f"b for {given}", mistakes=biases)
 
 
@@ -164,6 +166,7 @@ def he_initialisation(answer, rng):
             "That is Xavier's 1/√inputs, half the variance: ReLU needs twice as much.": math.sqrt(1 / inputs),
             "That is Glorot's average of inputs and outputs.": math.sqrt(2 / (inputs + outputs)),
             "Is the square root missing? 2/inputs is the variance.": 2 / inputs,
+            "The 2 belongs under the root.": 2 / math.sqrt(inputs),
             "Is the scale missing?": 1.0,
         }
         if not math.isclose(spread, math.sqrt(2 / inputs), rel_tol=0.06):
@@ -199,9 +202,11 @@ def gain(answer, rng):
     }
     for given, (f, square, mean, absolute) in cases.items():
         uniform = np.mean(np.asarray(f(jnp.linspace(-8, 8, 4001)), float) ** 2)
+        got, want = answer(f), 1 / math.sqrt(square)
+        nearly = np.ndim(got) == 0 and abs(got - want) < 0.2 * want
         compare(
-            answer(f),
-            1 / math.sqrt(square),
+            got,
+            want,
             given,
             mistakes={
                 "√2 is ReLU's gain, and this is another f. Is the argument used?": math.sqrt(2),
@@ -213,6 +218,7 @@ def gain(answer, rng):
                 "Mean of f(z)², not the square of the mean.": 1 / abs(mean) if mean else math.inf,
                 "Mean of f(z)², not of |f(z)|.": 1 / absolute,
                 "On a grid, z near 0 counts more: weight each value by the normal density.": 1 / math.sqrt(uniform),
+                "Nearly. Are there too few random numbers, or is the grid too coarse?": got if nearly else math.nan,
             },
             nan="f may be 0 or negative: square it before you take the mean, and the root after.",
             rtol=0.02,

@@ -119,13 +119,14 @@ def two_layer_gradients(answer, rng):
                 "The mean is over the messages only, not over the outputs.": want / outputs,
                 "The signs are turned round: S − Y, not Y − S.": -want,
                 "That is its transpose. A gradient has the shape of what it is the gradient of.": want.T,
-                **{hint: slip[i] for hint, slip in slips.items()},
+                "Is the order W1, b1, W2, b2?": slips["right"][i - 2],
+                **{hint: slip[i] for hint, slip in slips.items() if hint != "right"},
             }
             compare(got[i], want, f"gradient in {name} for {given}", mistakes=mistakes)
 
 
 def _two_layer_slips(X, Y, W1, b1, W2, b2) -> dict[str, list[np.ndarray]]:
-    """hint → the four gradients of someone who has that wrong."""
+    """hint → the four gradients of someone who has that wrong; and the right ones."""
     Z = X @ W1 + b1
     H = np.maximum(Z, 0)
     dS = 2 * (H @ W2 + b2 - Y) / len(X)
@@ -141,7 +142,7 @@ def _two_layer_slips(X, Y, W1, b1, W2, b2) -> dict[str, list[np.ndarray]]:
     bias = "A bias serves every row: sum its slopes over the rows"
     named[f"{bias}, do not average them."] = [X.T @ dead, dead.mean(0), H.T @ dS, dS.mean(0)]
     named[f"{bias}."] = [X.T @ dead, dead, H.T @ dS, dS]
-    return named
+    return named | {"right": [X.T @ dead, dead.sum(0), H.T @ dS, dS.sum(0)]}
 
 
 class _Node:
@@ -284,6 +285,7 @@ def hessian_vector(answer, rng):
         mistakes = {
             "That is the gradient. jax.jvp returns it first, and its change second.": gradient.reshape(shape),
             "That is the slope of f in the direction u. It takes the change of the gradient.": gradient @ v,
+            "That is the gradient times u, entry by entry. It takes its change.": (gradient * v).reshape(shape),
             "That is the change in all directions, H itself.": H.reshape(shape + shape),
             "That is u H u, one number. H u has the shape of x.": v @ H @ v,
             "That is the diagonal of H times u. The other entries count, too.": (np.diag(H) * v).reshape(shape),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,21 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from course_lib.checks.compare import choose, compare
-from course_lib.checks.core import Failed, Wrong, exercise
+from course_lib.checks.core import Wrong, exercise
+from course_lib.checks.start_here import hinted
 
 # What an `if`, a mask or NumPy raises where it needs the numbers and there are none, only a tracer:
 _NEEDS_NUMBERS = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
-
-
-@contextlib.contextmanager
-def _hint(hint: str, errors: type[Exception] | tuple[type[Exception], ...] = _NEEDS_NUMBERS) -> Iterator[None]:
-    """Adds `hint` to the message, where the learner's function raised one of `errors`."""
-    try:
-        yield
-    except Failed as failed:
-        if isinstance(failed.__cause__, errors):
-            raise Wrong(f"{failed} {hint}") from failed
-        raise
 
 
 @exercise("3.1", minutes=4, difficulty=1)
@@ -52,9 +41,9 @@ def traced_or_reused(answer, rng):
     because = {
         1: "A new shape needs a new program, and so does a new kind of number.",
         2: "Two shapes, yes. But floats and integers need programs of their own, also as Python numbers.",
-        3: "One is missing. The shape (3, 1), the array of integers and the Python integer: do all three count?",
-        5: "One too many. Does it matter that factor is 5.0 and not 2.0, or that an array of 3 was cut from one of 4?",
-        6: "Two too many. Neither the values in an array nor the value of a Python number counts.",
+        3: "The shape (3, 1), the array of integers, the Python integer: which of them has JAX met before?",
+        5: "Does it matter that factor is 5.0 and not 2.0, or that an array of 3 was cut from one of 4?",
+        6: "Neither the values in an array nor the value of a Python number counts.",
         7: "Not every call is traced: what has been met before is reused, whatever the values.",
     }
     choose(answer, traces, because)
@@ -85,7 +74,9 @@ def team_means(answer, rng):
     ask(answer, 12, 3, 4, "12 messages for 3 teams", teams=[2, 0, 1, 2, 2, 0, 1, 1, 2, 0, 2, 2])
     ask(answer, 9, 5, 3, "5 teams, two of them without messages", teams=[1, 1, 3, 0, 3, 3, 1, 0, 1])
     ask(answer, 1, 2, 6, "a single message", teams=[1])
-    with _hint("Under jit the numbers in `teams` are not known: no `if` and no mask like vectors[teams == k]."):
+    with hinted(
+        "Under jit the numbers in `teams` are not known: no `if`, no mask like vectors[teams == k].", _NEEDS_NUMBERS
+    ):
         ask(jax.jit(answer, static_argnums=2), 40, 8, 2, "under jax.jit, 40 messages for 8 teams")
 
 
@@ -135,6 +126,9 @@ def route(answer, all_at_once, rng):
             if sure
             else probs.argmax(),
             "Is that a probability? The number of the team was asked for.": probs.max(),
+            "Compare the highest probability with the threshold, not each of them.": np.where(
+                probs < threshold, -1, probs.argmax()
+            ),
         }
         mistakes = {hint: value for hint, value in mistakes.items() if value is not None}
         compare(function(jnp.asarray(probs), threshold), truth(probs, threshold), given, mistakes=mistakes)
@@ -146,7 +140,7 @@ def route(answer, all_at_once, rng):
     ask(answer, [0.3, 0.3, 0.4], 0.6, "route of 0.3, 0.3, 0.4, threshold 0.6")
     ask(answer, [0.25, 0.25, 0.5], 0.5, "route of 0.25, 0.25, 0.5, threshold 0.5")
     ask(answer, [0.1, 0.8, 0.1], 0.9, "route of 0.1, 0.8, 0.1, threshold 0.9")
-    with _hint("Under jit no numbers are known, so Python's `if` cannot decide: jnp.where can."):
+    with hinted("Under jit no numbers are known, so Python's `if` cannot decide: jnp.where can.", _NEEDS_NUMBERS):
         compiled = jax.jit(answer)
         ask(compiled, [0.7, 0.1, 0.1, 0.1], 0.5, "under jax.jit, 0.7, 0.1, 0.1, 0.1, threshold 0.5")
         ask(compiled, [0.7, 0.1, 0.1, 0.1], 0.8, "under jax.jit, the same with threshold 0.8")
@@ -156,7 +150,7 @@ def route(answer, all_at_once, rng):
     for messages, teams, threshold in ((6, 8, 0.3), (5, 5, 0.4), (1, 3, 0.5)):
         probs = rng.dirichlet(np.full(teams, 0.7), size=messages).astype(np.float32)
         given = f"route_all, {messages} message{'s' if messages > 1 else ''}, {teams} teams"
-        with _hint("Along the first argument's messages, along nothing of the second: in_axes=(0, None).", Exception):
+        with hinted("Along the first argument's messages, along nothing of the second: in_axes=(0, None).", Exception):
             got = all_at_once(jnp.asarray(probs), threshold)
         mistakes = {"That ran along the teams: in_axes says which axis holds the messages.": truth(probs.T, threshold)}
         compare(got, truth(probs, threshold), given, mistakes=mistakes)
@@ -180,7 +174,10 @@ def moving_average(answer, rng):
         average, params = make(), make()
         structure = jax.tree.structure(average)
         old, new = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (average, params))
-        got = answer(average, params, decay)
+        with hinted(
+            "A tree may be a dict, a list or one array, with others inside: jax.tree.map takes all.", TypeError
+        ):
+            got = answer(average, params, decay)
         for name, tree, before in (("average", average, old), ("params", params, new)):
             now = jax.tree.leaves(tree)
             if jax.tree.structure(tree) != structure or not all(map(np.allclose, now, before)):
@@ -234,7 +231,7 @@ class _Pending:
 def median_seconds(answer, rng):
     first = "a first call of 90 ms, then 80, 12 and 30 ms, repeats=3"
     _time_device(answer, _Device([0.09, 0.08, 0.012, 0.03]), 3, first)
-    with _hint("The result may be any pytree: jax.block_until_ready(result) takes them all.", AttributeError):
+    with hinted("The result may be any pytree: jax.block_until_ready(result) takes them all.", AttributeError):
         device = _Device([0.05, 0.012, 0.03, 0.024, 0.08, 0.018], wrap=lambda result: {"loss": result, "scores": [1.0]})
         _time_device(answer, device, 5, "results in a dict, 12 to 80 ms, repeats=5")
 

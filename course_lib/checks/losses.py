@@ -8,6 +8,7 @@ import numpy as np
 
 from course_lib.checks.compare import compare
 from course_lib.checks.core import exercise
+from course_lib.checks.start_here import guess, hinted
 
 RAW_EXP = "Is exp() seeing the raw logits? Take each row's largest away first."
 EXTREME = np.array([[1, 0, -1], [-1, 1, 0], [-1, -1, -1], [1, -1, -1]], float)  # one row has no large logit
@@ -42,7 +43,7 @@ def loss_before_training(all_zero, all_hundred, rng):
         ("all logits 0", all_zero, np.zeros(8)),
         ("all logits 100", all_hundred, np.full(8, 100.0)),
     ):
-        mistakes = {
+        because = {
             "That is the probability. The loss is minus its logarithm.": 1 / 8,
             "That is the logarithm to base 2. Losses use the natural one.": np.log2(8),
             "That is the logarithm to base 10. Losses use the natural one.": np.log10(8),
@@ -50,8 +51,7 @@ def loss_before_training(all_zero, all_hundred, rng):
             "The right logit is as large as the seven others: how sure is the model?": 0.0,
             "Softmax sees only differences between logits.": 100.0,
         }
-        want = -_log_probs(logits)[0]
-        compare(answer, want, given, mistakes=mistakes, rtol=0, atol=0.05)  # two digits were asked for
+        guess(answer, -_log_probs(logits)[0], given, because, atol=0.05)  # two digits were asked for
 
 
 @exercise("1.2", minutes=3, difficulty=1)
@@ -61,13 +61,13 @@ def gradient_in_the_logits(gradient, rng):
     label, logits = np.ones(3, int), np.log(probs)
     want = (_row_losses(logits + nudges, label) - _row_losses(logits - nudges, label)) / (2 * step)
     truth = np.array([0.0, 1.0, 0.0])
-    mistakes = {
+    because = {
         "These are the probabilities. Which one would you have had higher?": probs,
         "The signs are turned round: raising the right logit must lower the loss.": -want,
         "That is the gradient in the probabilities. In the logits, softmax is part of the chain.": -truth / probs,
         "That is the gradient if delivery were right.": probs - [1, 0, 0],
     }
-    compare(np.asarray(gradient, float), want, "gradient", mistakes=mistakes, atol=1e-3)
+    guess(gradient, want, "gradient", because, atol=1e-3)
 
 
 @exercise("1.3", minutes=8, difficulty=2)
@@ -83,13 +83,17 @@ def softmax_cross_entropy(answer, rng):
             "Does each row use its own label, and no other row's?": -_log_probs(logits)[:, labels].mean(),
             "The classes are the last axis. Is softmax taken over the batch?": _row_losses_over_batch(logits, labels),
             "Is the log-sum-exp missing?": -logits[np.arange(batch), labels].mean(),
+            "Each row has a log-sum-exp of its own, along axis -1; this one went over the whole batch.": (
+                np.logaddexp.reduce(logits.ravel()) - logits[np.arange(batch), labels].mean()
+            ),
         }
         compare(answer(*_as_jax(logits, labels)), rows.mean(), _given(batch, classes), mistakes=mistakes, nan=RAW_EXP)
     for size in (100.0, 1e4):
         logits, labels = size * EXTREME, np.array([1, 2, 1, 2])
         _compare_extreme(answer, logits, labels, _row_losses(logits, labels).mean(), f"logits of ±{size:g}")
     logits, labels = _batch(rng, 4, 3)
-    gradient = jax.grad(answer)(*_as_jax(logits, labels))
+    with hinted("jax.grad cannot see through float() or NumPy: keep to jnp all the way.", jax.errors.JAXTypeError):
+        gradient = jax.grad(answer)(*_as_jax(logits, labels))
     compare(gradient, _gradient(logits, labels), "its gradient by jax.grad, batch of 4", nan="Keep to jnp all the way.")
 
 
@@ -107,6 +111,12 @@ def softmax_cross_entropy_gradient(answer, rng):
             "Is the truth taken away from the probabilities?": probs / batch,
             "Is the truth taken away from the probabilities, and the batch divided by?": probs,
             "One gradient a logit is asked for, not their mean over the batch.": want.sum(axis=0),
+            "The labels are class numbers. Make a row of them with a 1 in one column: jax.nn.one_hot.": (
+                (probs - labels[:, None]) / batch
+            ),
+            "The classes are the last axis. Is softmax taken over the batch?": (
+                (np.exp(_log_probs(logits.T)).T - np.eye(classes)[labels]) / batch
+            ),
         }
         compare(answer(*_as_jax(logits, labels)), want, _given(batch, classes), mistakes=mistakes, nan=RAW_EXP)
     logits, labels = 1e4 * EXTREME, np.array([1, 2, 1, 2])

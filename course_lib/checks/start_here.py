@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from course_lib.checks.compare import compare
-from course_lib.checks.core import Exercise, Wrong, exercise
+from course_lib.checks.core import Exercise, Failed, Wrong, exercise
 
 
 def share_late(answer: Callable) -> None:
@@ -27,20 +29,54 @@ def _share_late(answer, rng):
         compare(answer(np.array(hours), limit), late / len(hours), given, mistakes=mistakes)
 
 
+def guess(got: Any, want: Any, given: str, because: Mapping[str, Any], *, atol: float) -> None:
+    """For a prediction in numbers: raise Wrong unless `got` is within `atol` of `want`, and do not say what that is.
+
+    Args:
+        want: a number or an array.
+        given: what was to be predicted, as the message begins.
+        because: why a wrong answer is tempting, and what to look at → that answer.
+    """
+    value, shape = np.asarray(got), np.shape(want)
+    if value.dtype.kind not in "iuf" or value.shape != shape:
+        asked = f"{shape[0]} numbers were" if shape else "a single number was"
+        came = f"{value.size} came" if value.dtype.kind in "iuf" else f"{got!r} came"
+        raise Wrong(f"{given}: {asked} expected, {came}.")
+
+    def near(other: Any, atol: float) -> bool:
+        return np.shape(other) == shape and np.allclose(value, other, rtol=0, atol=atol)
+
+    if not near(want, atol):
+        shown = ", ".join(f"{number:.4g}" for number in value.ravel())
+        known = (hint for hint, other in because.items() if near(other, 2 * atol))
+        raise Wrong(f"{given}: not {shown}. {next(known, 'The hints lead to it, step by step.')}")
+
+
+@contextlib.contextmanager
+def hinted(hint: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """Adds `hint` to the message, where the learner's function raised one of `errors`."""
+    try:
+        yield
+    except Failed as failed:
+        if isinstance(failed.__cause__, errors):
+            raise Wrong(f"{failed} {hint}") from failed
+        raise
+
+
 @exercise("0.1", minutes=4, difficulty=1)
 def break_even(flags, refunds, rng):
     for given, answer, saved, lost in (("flags", flags, 10, 5), ("refunds", refunds, 4, 96)):
         want = np.interp(0, [-lost, saved], [0, 1])  # between all wrong and all right, where the gain crosses 0
         if isinstance(answer, (int, float)) and abs(answer - 100 * want) < 1:
             raise Wrong(f"{given}: {answer:g} is a percentage. Write it as a share: 0.5, not 50.")
-        mistakes = {
+        because = {
             "Is that the share of wrong ones it can afford? Asked for are the right ones.": saved / (saved + lost),
             "That compares the minutes with each other. Weigh them by how often each happens.": lost / saved,
             "Lost over saved. Weigh the minutes by how often each happens.": saved / lost,
             "That would do if both weighed the same.": 0.5,
             "Perfect is not needed: right answers make up for some wrong ones.": 1.0,
         }
-        compare(answer, want, given, mistakes=mistakes, rtol=0, atol=0.006)  # two digits were asked for
+        guess(answer, want, given, because, atol=0.006)  # two digits were asked for
 
 
 @exercise("0.2", minutes=8, difficulty=2)

@@ -11,8 +11,10 @@ import numpy as np
 
 from course_lib.checks.compare import choose, compare
 from course_lib.checks.core import Wrong, exercise
+from course_lib.checks.start_here import guess, hinted
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+TREES = "The arguments are trees, such as lists of dicts: jax.tree.map works on their leaves."
 ZERO_OVER_ZERO = "A parameter that never had a gradient divides 0 by 0. Is the epsilon there, outside the root?"
 
 
@@ -24,14 +26,14 @@ def loss_times_1000(same_path, first_update, rng):
         "neither": "Adam divides m by the root of v: 1000 over the root of 1000 squared.",
     }
     choose(same_path, "Adam", because)
-    mistakes = {
+    because = {
         "The update goes against the gradient, and the gradient is negative.": -0.02,
         "That is SGD. Adam divides by the root of the mean square.": 5.0,
         "That is SGD, and in the wrong direction.": -5.0,
         "That is without the bias correction.": 0.02 * 0.1 / np.sqrt(0.001),
         "m is corrected, too: divided by 1 - 0.9.": 0.002,
     }
-    compare(first_update, 0.02, "first update of Adam", mistakes=mistakes, atol=1e-6)
+    guess(first_update, 0.02, "first update of Adam", because, atol=1e-6)
 
 
 @exercise("5.2", minutes=6, difficulty=1)
@@ -63,6 +65,9 @@ def _compare_standardised(answer, train, other, given):
                 (x - x.mean(axis=0)) / np.where(own == 0, 1, own)
             ),
             "One mean a feature: along axis 0.": (x - train.mean()) / train.std(),
+            "One mean a feature, along axis 0; this is one a row.": (
+                (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+            ),
             "Divide by the standard deviation, not by the variance.": (x - train.mean(axis=0)) / safe**2,
             "Is the mean taken away?": x / safe,
             "Is the division missing?": x - train.mean(axis=0),
@@ -114,7 +119,8 @@ def rmsprop_update(answer, rng):
             "Is the division by the root of v missing?": lambda g, v, _: -0.1 * g,
         }.items():
             wrong_updates[hint] = _map(flawed, tree, new, v)
-        updates, came = _pair(answer(_f32(tree), _f32(v), 0.1, decay), given, "(updates, v)")
+        with hinted(TREES, TypeError):
+            updates, came = _pair(answer(_f32(tree), _f32(v), 0.1, decay), given, "(updates, v)")
         if _fits(updates, new):
             raise Wrong(f"{given}: the updates come first, then v.")
         _compare_tree(came, new, f"{given}, new v", wrong_v)
@@ -206,6 +212,10 @@ def early_stopping(answer, rng):
             ),
             "It stops one epoch too soon.": (want[0], want[1] - 1),
             "An equal loss is no improvement: compare with <.": _early(losses, patience, equal=True),
+            "Does it stop? Once the best is `patience` epochs back, nobody trains on.": (
+                int(np.nanargmin(losses)), len(losses) - 1,
+            ),
+            "Where the losses end, training ends, whatever patience is left.": (want[0], want[0] + patience),
             "Patience counts from the best epoch so far: a loss below the one before it is no new best.": (
                 _early(losses, patience, previous=True)
             ),
@@ -285,7 +295,8 @@ def adamw_step(answer, rng):
         params, state, before = _f32(start), (0, zeros, zeros), start
         for number, want in enumerate(path):
             at = f"{given}, step {number + 1}"
-            got = answer(params, _f32(gradients[number]), state, rate, weight_decay)
+            with hinted(TREES, TypeError):
+                got = answer(params, _f32(gradients[number]), state, rate, weight_decay)
             params, state = _pair(got, at, "(params, state)")
             if not isinstance(state, tuple) or len(state) != 3:
                 raise Wrong(f"{at}: the state that came back is not a tuple (t, m, v).")
@@ -315,7 +326,8 @@ def _f32(tree: Any) -> Any:
 
 def _pair(got: Any, given: str, names: str) -> tuple[Any, Any]:
     if not isinstance(got, tuple) or len(got) != 2:  # not a list: that may be a tree of two layers
-        raise Wrong(f"{given}: the pair {names} was expected; what came back is of type {type(got).__name__}.")
+        came = f"a tuple of {len(got)}" if isinstance(got, tuple) else f"something of type {type(got).__name__}"
+        raise Wrong(f"{given}: the pair {names} was expected, {came} came back.")
     return got
 
 

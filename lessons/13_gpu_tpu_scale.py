@@ -1,0 +1,453 @@
+# %% [markdown]
+# # 13 · How do I make it big and fast?
+#
+# | reading | runs in | needs | afterwards you can |
+# |---|---|---|---|
+# | 30 min | about a minute | 06, 11 | say what a training run will cost before you pay for it, make it fit, and spread it over devices and machines without changing what it learns |
+#
+# The router of lesson 11 trains on a laptop in two minutes. Then the shop opens in twelve languages, somebody wants
+# BERT-large, and the question arrives: what hardware, for how long? This page answers it with arithmetic first, then
+# checks the arithmetic. Nothing here needs an accelerator: JAX can split this CPU into eight pretend devices, and it
+# can compile for a TPU that is not there.
+
+# %%
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # before JAX starts
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from flax import nnx
+
+from course_lib import plots
+
+print(f"{len(jax.devices())} devices, all of them this CPU")
+
+# %% [markdown]
+# ## How much arithmetic is a step?
+#
+# A product of a row vector of $H$ numbers and an $H × I$ matrix takes $H·I$ multiplications and as many additions. A
+# token passes each matrix of each layer once forward. Going backward takes two such products, one for the gradient of
+# the input and one for that of the matrix. So a step costs about
+#
+# $$6 · N · \text{tokens} \quad \text{floating-point operations (FLOPs)}$$
+#
+# with $N$ the number of weights in the layers' matrices. The word table does not count: a lookup multiplies nothing.
+#
+# **Predict.** 16 messages of 32 tokens, and a model with 10.6 million weights in its layers. How many FLOPs?
+
+# %%
+from course_lib.bert import BertConfig
+
+TEAMS = tuple(f"team {n}" for n in range(8))
+minilm = BertConfig.minilm_l6(labels=TEAMS)
+width, wide, layers = minilm.hidden_size, minilm.intermediate_size, minilm.num_hidden_layers
+in_layers = layers * (4 * width * width + 2 * width * wide)
+rule = 6 * in_layers * 16 * 32
+print(f"{in_layers / 1e6:.1f} million weights in the layers, {rule / 1e9:.1f} GFLOP a step")
+
+# %% [markdown]
+# `capacity.step_flops` counts more closely: it adds attention's own products, and knows that our classifier computes
+# only [CLS] in its last layer. XLA, which compiles the step, counts too. Do the three agree?
+
+# %%
+from course_lib.bert import BertForSequenceClassification
+from course_lib.capacity import step_flops
+from course_lib.data import empty_batch
+from course_lib.train import loss_and_gradients
+
+graph, params = nnx.split(BertForSequenceClassification(minilm, rngs=nnx.Rngs(0)), nnx.Param)
+key = jax.random.key(0)
+step = jax.jit(loss_and_gradients, static_argnums=(0, 4, 5))
+lowered = step.lower(graph, params, empty_batch(16, 32), key)
+by_xla = lowered.cost_analysis()["flops"]
+ours = step_flops(minilm, 16, 32)
+print(f"rule of thumb {rule / by_xla:.2f}, step_flops {ours / by_xla:.2f} of what XLA counts")
+assert 0.85 < ours / by_xla <= 1
+
+# %% [markdown]
+# The rule is high here because it does not know about the last layer. XLA also counts what is no matrix product: GELU,
+# softmax, random numbers for dropout.
+#
+# ## How close to the limit is this machine?
+#
+# *Utilisation* is the arithmetic that a step needs, divided by what the device could do in the same time. What it could
+# do is best measured: a product of two large matrices.
+
+# %% tags=["nbval-ignore-output"] reason="speeds are those of the machine that runs the page"
+import time
+
+from course_lib.capacity import matrix_rate
+
+
+def seconds_of(function, *args, repeats=5):
+    jax.block_until_ready(function(*args))  # compiles
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken))
+
+
+batch = empty_batch(16, 32)
+seconds = seconds_of(lambda: step(graph, params, batch, key))
+rate = matrix_rate(1024)
+utilisation = ours / seconds / rate
+print(f"{ours / seconds / 1e9:.0f} of {rate / 1e9:.0f} GFLOP/s: utilisation {utilisation:.0%}")
+
+# %%
+assert 0.05 < utilisation < 1.6, "either the clock or the count is wrong"
+print("What remains is to use more of the machine, or to have more machine.")
+
+# %% [markdown]
+# On a CPU well over half is usual. On an accelerator, which computes a thousand times faster than it can be fed, small
+# batches reach a few per cent. That is the number to watch there: 40 to 60 % is good.
+#
+# ## bfloat16: half the bits
+#
+# bfloat16 keeps float32's range and drops two thirds of its digits. Accelerators multiply it several times faster, and
+# it halves what has to be moved. What does it do to a number?
+
+# %%
+for x in (1 / 3, 1.001, 3e38):
+    print(f"{x:<8.4g} → {float(jnp.bfloat16(x)):.6g}")
+print("1 + 0.003 =", float(jnp.bfloat16(1) + jnp.bfloat16(0.003)))
+
+# %% [markdown]
+# Two or three digits. The last line is why the *parameters* stay float32: a learning step is often a thousandth of the
+# parameter, and in bfloat16 adding it would change nothing.
+#
+# > **Common claim, tested.** "Mixed precision changes nothing." Does it on the logits of the real model?
+
+# %%
+from course_lib.checkpoint import load_pretrained
+from course_lib.data import load_tickets, load_tokenizer, tokenize
+from course_lib.finetune import tickets_router
+from course_lib.predict import predict_logits
+
+folder = tickets_router()  # the model of lesson 11; trained at the first call, then kept
+texts = load_tickets("test").texts
+examples = tokenize(load_tokenizer(folder), texts, max_length=64)
+logits = {dtype: predict_logits(load_pretrained(folder, dtype=dtype), examples) for dtype in ("float32", "bfloat16")}
+off = np.abs(logits["bfloat16"] - logits["float32"]).max()
+same = (logits["bfloat16"].argmax(-1) == logits["float32"].argmax(-1)).mean()
+assert 1e-3 < off < 1 and same > 0.97
+print("The logits move in the second digit; hardly a message changes its team.")
+
+# %% [markdown]
+# Almost nothing, then, and not nothing: measure it on your own test set, as here.
+#
+# ## What has to fit into memory?
+#
+# Four things: parameters, a gradient for each, Adam's two running means for each, and the *activations*, everything
+# that the forward pass must keep because the backward pass needs it. The first three follow from the model; the
+# activations grow with the batch and the length.
+
+# %%
+from course_lib.capacity import training_memory
+
+
+def in_mb(name, config, **settings):
+    memory = training_memory(config, **settings)
+    parts = {part: getattr(memory, part) / 1e6 for part in ("parameters", "gradients", "adam", "activations", "total")}
+    return {"run": name, **parts}
+
+
+rows = [in_mb(f"length {length}", minilm, batch=16, length=length) for length in (32, 128, 512)]
+pd.DataFrame(rows).set_index("run").round().astype(int)
+
+# %% [markdown]
+# In MB. At 512 tokens the activations are nearly everything: attention's $T × T$ tables grow with the square of the
+# length.
+#
+# Is the calculator right? JAX can say what the backward pass closes over without computing anything: `jax.vjp` returns
+# it inside the function that it gives back. And XLA says how much memory the compiled step will hold.
+
+# %%
+from course_lib.capacity import activation_bytes, kept_bytes
+
+for length in (32, 128):
+    ratio = activation_bytes(minilm, 16, length) / kept_bytes(minilm, 16, length)
+    print(f"length {length}: the formula gives {ratio:.2f} of what JAX keeps")
+    assert 0.85 < ratio < 1.15
+
+plan = lowered.compile().memory_analysis()
+planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+memory = training_memory(minilm, 16, 32)
+predicted = memory.total - memory.adam  # the optimiser's step is a program of its own
+assert 0.85 < predicted / planned < 1.15
+print("and for the whole step, within 15 % of what XLA sets aside")
+
+# %% [markdown]
+# ## Three ways to make it fit
+#
+# **Accumulate.** Compute the batch's gradient in parts, one after the other, and add up. The step is the same; only one
+# part's activations exist at a time.
+#
+# **Predict.** The model has dropout. Will four parts of four give the same gradient as one batch of sixteen?
+
+# %%
+quiet = BertConfig.tiny(labels=TEAMS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+small_graph, small = nnx.split(BertForSequenceClassification(quiet, rngs=nnx.Rngs(0)), nnx.Param)
+rng = np.random.default_rng(0)
+batch = empty_batch(16, 32)._replace(
+    input_ids=rng.integers(1000, 2000, (16, 32)).astype(np.int32),
+    attention_mask=np.ones((16, 32), np.int32),
+    labels=rng.integers(8, size=16).astype(np.int32),
+    weights=np.ones(16, np.float32),
+)
+
+
+def gradient_gap(**changed):
+    whole, other = (loss_and_gradients(small_graph, small, batch, key, **k)[1] for k in ({}, changed))
+    return max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other)))
+
+
+assert gradient_gap(accumulate=4) < 1e-6
+print("without dropout, the same gradient to six digits")
+
+# %% [markdown]
+# With dropout each part draws its own masks, as good as the others and not the same.
+#
+# **Rematerialise.** Keep only what enters each layer, and compute the inside a second time when the backward pass gets
+# there (Chen et al. 2016): a third more arithmetic, a fraction of the memory. The gradient is the same.
+
+# %%
+assert gradient_gap(remat=True) < 1e-6
+base = BertConfig.bert_base(labels=TEAMS)
+runs = {"float32": {}, "bfloat16": {"dtype": "bfloat16"}, "float32, remat": {"remat": True}}
+runs["bfloat16, remat"] = {"dtype": "bfloat16", "remat": True}
+kept = {name: kept_bytes(base, 32, 128, **settings) / 2**30 for name, settings in runs.items()}
+for name, gib in kept.items():
+    print(f"{name:16} {gib:5.2f} GiB kept")
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
+ax.barh(list(kept), list(kept.values()), color=[plots.BLUE, plots.SKY, plots.ORANGE, plots.VERMILLION])
+ax.invert_yaxis()
+plots.finish(ax, "Rematerialisation saves what bfloat16 cannot", "kept for the backward pass, GiB", "");
+
+# %% [markdown]
+# BERT-base, 32 texts of 128 tokens. One layer's inside comes on top while its turn lasts. This is what JAX asks of the
+# compiler; XLA's compiler for CPUs does not honour it, and plans as much memory with `remat` as without. On a GPU or a
+# TPU, `course finetune --accumulate 4 --remat --dtype bfloat16` asks for all three.
+#
+# **Donate.** A step turns old parameters into new ones. If the old ones are given away, their memory becomes the new
+# ones'; if not, both exist for a moment.
+
+# %%
+halve = jax.jit(lambda x: x / 2, donate_argnums=0)
+old = jnp.ones(1000)
+new = halve(old)
+print("the old array is", "gone" if old.is_deleted() else "still there")
+
+# %% [markdown]
+# ## Compile once
+#
+# Each new shape is compiled once, and the result is kept on disk for the next process (`cache.enable_compile_cache`).
+# Here is the count, for three messages of one length and one of another:
+
+# %%
+counter = jax.jit(lambda ids: ids.sum())
+for length in (16, 16, 16, 24):
+    counter(np.zeros((4, length), np.int32))
+print(f"{counter._cache_size()} programs for 4 calls: why lesson 07 put lengths into buckets")
+
+# %% [markdown]
+# ## Many devices
+#
+# *Data parallelism*: every device holds all parameters and a few rows of the batch. Each computes the gradient of its
+# rows, the gradients are averaged over the devices (*all-reduce*), and all take the same step. In JAX the training
+# code does not change. A *mesh* names the devices, and a *sharding* says how an array lies on them.
+
+# %%
+from course_lib.sharding import data_mesh, put_whole, split_rows
+
+mesh = data_mesh(8)
+rows, copies = split_rows(batch.input_ids, mesh), put_whole(jnp.ones((384, 8)), mesh)
+print("batch     ", rows.shape, "→ on each device", rows.addressable_shards[0].data.shape)
+print("parameters", copies.shape, "→ on each device", copies.addressable_shards[0].data.shape)
+
+# %% [markdown]
+# **Predict.** Train the same tiny model on one device and on eight. Will the losses be alike, or equal?
+
+# %%
+from dataclasses import replace
+
+from course_lib.train import TrainConfig, fit
+
+data = load_tickets("train")
+tokenizer = load_tokenizer(folder)
+numbers = np.array([data.classes.index(label) for label in data.labels], np.int32)
+part = tokenize(tokenizer, data.texts[:256], max_length=32, labels=numbers[:256])
+config = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-3)
+
+
+def losses(devices):
+    model = BertForSequenceClassification(BertConfig.tiny(labels=data.classes), rngs=nnx.Rngs(0))
+    return [epoch["train_loss"] for epoch in fit(model, part, part, config, mesh=data_mesh(devices))]
+
+
+one, eight = losses(1), losses(8)
+print("one device   ", [f"{loss:.4f}" for loss in one])
+print("eight devices", [f"{loss:.4f}" for loss in eight])
+assert np.allclose(one, eight, atol=1e-5)
+
+# %% [markdown]
+# Equal to five digits, dropout included. Eight real devices would be up to eight times as fast; these eight share two
+# cores and prove only that the code is right. That is what a simulation is for: the same lines run on 8 GPUs
+# (`course finetune … --devices 8`).
+#
+# ## Many machines
+#
+# Several processes, each with its own devices, find one another through a *coordinator*, and from then on
+# `jax.devices()` are those of all. Two real processes on this machine:
+
+# %%
+import socket
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from course_lib.sharding import data_mesh, join_processes, split_rows
+number, address = int(sys.argv[1]), sys.argv[2]
+join_processes(address, 2, number)
+
+import jax, jax.numpy as jnp, numpy as np
+batch = split_rows(np.arange(8.0), data_mesh())        # each process keeps its half
+total = jax.jit(jnp.sum)(batch)                        # needs both halves: one all-reduce
+print(f"process {number} of {jax.process_count()}: has {batch.addressable_shards[0].data.shape[0]} of 8 rows, sum {total:.0f}")
+"""
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+pair = [
+    subprocess.Popen([sys.executable, "-c", SCRIPT, str(n), address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    for n in (0, 1)
+]
+said = [process.communicate(timeout=200)[0] for process in pair]
+print("".join(line + "\n" for out in said for line in out.splitlines() if line.startswith("process")), end="")
+
+# %% [markdown]
+# A whole training run goes the same way, one command a machine:
+#
+# ```
+# course finetune my.csv --out /shared/run --coordinator node0:1234 --processes 2 --process-id 0
+# course finetune my.csv --out /shared/run --coordinator node0:1234 --processes 2 --process-id 1
+# ```
+#
+# Under Slurm or Kubernetes, `--cluster` finds these three out. If a machine dies the others end with an error,
+# and the same command with `--resume` goes on after the last saved epoch, on as many devices as are left.
+#
+# ## Data that does not fit into memory
+#
+# So far all texts were one list. A stream is read as it is needed, and three things get harder: each process must read
+# its own part, the order must still be random, and a resumed run must go on at the very message where it stopped.
+# `grain` does this for JAX.
+
+# %%
+import grain
+
+
+def stream(process, processes, seed=0):
+    source = grain.MapDataset.source(data.texts).shuffle(seed=seed)[process::processes]  # any source with len and []
+    return source.to_iter_dataset().batch(32, drop_remainder=False)
+
+
+seen = [text for process in (0, 1) for texts in stream(process, 2) for text in texts]
+print(f"two processes: {len(seen)} messages read, {len(set(seen))} different, of {len(data.texts)}")
+assert sorted(seen) == sorted(data.texts)
+
+# %%
+reader = iter(stream(0, 2))
+next(reader), next(reader)
+position = reader.get_state()  # goes into the checkpoint
+expected = list(next(reader))
+
+later = iter(stream(0, 2))
+later.set_state(position)
+assert list(next(later)) == expected
+print("a reader that was made anew goes on at the same message")
+
+# %% [markdown]
+# The source here is a list; a Parquet file, an ArrayRecord or a database takes its place with two methods, `__len__`
+# and `__getitem__`. Now the same training, from the stream: a step takes what the iterator gives.
+
+# %%
+from course_lib.data import batches
+from course_lib.train import make_optimizer, update
+
+tiny = BertConfig.tiny(labels=data.classes)
+tiny_graph, weights = nnx.split(BertForSequenceClassification(tiny, rngs=nnx.Rngs(0)), nnx.Param)
+optimizer = make_optimizer(replace(config, epochs=1), 29)
+state = optimizer.init(weights)
+pairs = grain.MapDataset.source(list(zip(data.texts, numbers))).shuffle(seed=0).to_iter_dataset().batch(32)
+from_stream = []
+for texts, labels in pairs:
+    examples = tokenize(tokenizer, list(texts), max_length=32, labels=labels)
+    [piece] = batches(examples, 32, buckets=(32,))
+    loss, gradients = step(tiny_graph, weights, piece, jax.random.fold_in(key, len(from_stream)))
+    weights, state = update(optimizer, weights, state, gradients)
+    from_stream.append(float(loss))
+assert np.mean(from_stream[-5:]) < np.mean(from_stream[:5])
+print(f"{len(from_stream)} steps from the stream, and the loss falls")
+
+# %% [markdown]
+# ## A TPU that is not there
+#
+# Will it run on a TPU? JAX translates a function into StableHLO, the language that XLA's compilers for all devices
+# read. That translation needs no device, so it can be a test on your laptop.
+
+# %%
+exported = jax.export.export(
+    jax.jit(lambda params, batch, key: loss_and_gradients(small_graph, params, batch, key)), platforms=["cuda", "tpu"]
+)(small, batch, key)
+print("lowered for", " and ".join(exported.platforms))
+print("matrix products in it:", exported.mlir_module().count("stablehlo.dot_general") > 10)
+
+# %% [markdown]
+# ## So, what hardware, and for how long?
+#
+# BERT-large, ten million texts of 128 tokens, three times through. Every assumption stands in the cell; change them.
+
+# %%
+large = BertConfig.bert_large(labels=TEAMS)
+PEAK = 197e12  # bfloat16 FLOP/s of one TPU v5e chip, from its data sheet
+UTILISATION = 0.4  # assumed; measure yours
+CHIP_MEMORY = 16e9  # bytes, from the data sheet
+TEXTS, EPOCHS, LENGTH, ROWS_PER_CHIP = 10e6, 3, 128, 32
+
+flops = step_flops(large, 1, LENGTH) * TEXTS * EPOCHS
+need = training_memory(large, ROWS_PER_CHIP, LENGTH, dtype="bfloat16", remat=True)
+plain = training_memory(large, ROWS_PER_CHIP, LENGTH)
+for chips in (1, 8, 256):
+    print(f"{chips:4} chips: {flops / (chips * PEAK * UTILISATION) / 3600:7.2f} hours")
+print(f"memory a chip: {need.total / 1e9:.1f} GB with bfloat16 and remat, {plain.total / 1e9:.1f} GB without, of {CHIP_MEMORY / 1e9:.0f}")
+print(f"at each step, {need.gradients / 1e9:.1f} GB of gradients cross the network; 256 chips take {256 * ROWS_PER_CHIP:,} texts a step")
+assert need.total < CHIP_MEMORY < plain.total
+
+# %% [markdown]
+# The last line is what the estimate leaves out. The time for the network must be hidden behind the arithmetic. And a
+# step with so many texts is another training run, with another learning rate (Goyal et al. 2017): 256 chips buy speed,
+# not the same result sooner.
+#
+# ## What you now know
+#
+# 1. A step costs about 6 · weights · tokens operations; utilisation says how much of the device you use.
+# 2. Memory is parameters × 4 (with gradient and Adam) plus activations, which grow with batch and length.
+# 3. bfloat16, accumulation, rematerialisation and donation make it fit; each leaves the result (nearly) the same.
+# 4. Data parallelism changes where rows lie and not the code; eight pretend devices test it.
+# 5. Cost is computed before it is paid, with the assumptions written down.
+#
+# **Exercises:** [13 · Exercises](../exercises/13_gpu_tpu_scale_exercises.ipynb) · **Next:** [14 · How do others use it?](14_deploy.ipynb)
+#
+# **Read more:** Kaplan et al., [Scaling Laws](https://arxiv.org/abs/2001.08361), section 2.1; Chen et al.,
+# [Training Deep Nets with Sublinear Memory Cost](https://arxiv.org/abs/1604.06174); Goyal et al.,
+# [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677), sections 2 and 3; Micikevicius et al., [Mixed
+# Precision Training](https://arxiv.org/abs/1710.03740).
