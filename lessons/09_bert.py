@@ -433,8 +433,19 @@ plots.finish(ax, "A broken part shows at the first depth behind it", "", "larges
 
 # %% [markdown]
 # Read the figure from left to right. Where a curve first leaves the blue one, there is the mistake: epsilon is in the embeddings
-# already; the GELU and the transpose are not, and show after the first layer. That is why one compares at several depths, not only at the end.
+# already; the GELU and the transpose come later and show after the first layer. That is why one compares at several depths, not only at the end.
 #
+# Then read the sizes. The transpose leaves an error larger than the numbers themselves: this is another model. The GELU's grows, since
+# each layer adds its own. Epsilon's does not, since each LayerNorm scales anew. But how can a millionth leave an error of hundreds of millionths? LayerNorm divides by
+# $\sqrt{\sigma^2 + \epsilon}$, and $\epsilon$ counts in proportion to $\sigma^2$. In front of the first LayerNorm that is small:
+
+# %%
+tables = params["embeddings"]
+summed = tables["word_embeddings"]["weight"][reference["input_ids"]] + tables["position_embeddings"]["weight"][:16]
+variance = np.asarray((summed + tables["token_type_embeddings"]["weight"][reference["token_type_ids"]]).var(axis=-1))[real]
+print(f"smallest variance of a token: {variance.min():.4f}, so epsilon changes its numbers by {5e-7 / variance.min():.1e} of themselves")
+
+# %% [markdown]
 # > **Common claim, tested.** *"Different frameworks never agree exactly; a tolerance of a few hundredths is realistic."*
 
 # %%
@@ -477,7 +488,7 @@ similarity = vectors @ vectors.T  # [6, 6]
 fig, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
 ax.imshow(similarity, cmap="Blues", vmin=0, vmax=1)
 for (row, column), value in np.ndenumerate(similarity):
-    ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black", fontsize=9)
+    ax.text(column, row, f"{value.round(2) + 0:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black", fontsize=9)
 ax.set_xticks(range(6), range(1, 7))
 ax.set_yticks(range(6), [f"{number}  {text}" for number, text in enumerate(six, 1)])
 plots.finish(ax, "Each message is most like its partner", "message (colour and number: cosine)", "")
@@ -567,12 +578,13 @@ ax.legend(frameon=False, loc="upper left")
 plots.finish(ax, "Whatever two messages say, their [CLS] vectors point much the same way", "cosine of two different test messages", "density of the pairs")
 
 # %% [markdown]
-# **Not of this model's, and not until it is trained for it.** A vector carries what its training asked it to carry. The training that made these
-# weights compared *means*; `[CLS]` counted as one token among many, and the pooler was not used at all, so no gradient ever reached it. What is left in `[CLS]` is mostly the same
-# for every message. A bag of words serves the desk better than either.
+# **False for this model.** A vector carries what its training asked it to carry. The last training of these weights compared *means*: there,
+# `[CLS]` counted as one token among many, and the pooler was not used at all, so no gradient reached it. What `[CLS]` holds is mostly
+# the same for every message, and counting words serves the desk better.
 #
-# Lesson 11 puts its classifier on this very vector all the same, as the BERT paper does, and reaches 0.83. There all parameters are trained, and `[CLS]`
-# is asked for the team from the first step on. So: for fine-tuning take `[CLS]`; with a frozen model take what *its* training used. For this one, the mean.
+# Lesson 11 puts its classifier on this very vector all the same, as the BERT paper does, and reaches 0.83. There all parameters are trained,
+# and `[CLS]` is asked for the team from the first step on. So: for fine-tuning, `[CLS]` will do; with a frozen model, take what *its* training
+# used. For this one, that is the mean.
 # With it, the desk can search by what is meant. Has somebody written this before?
 
 # %%

@@ -109,7 +109,7 @@ for name, loss in {"knows nothing": np.log(V - FIRST_WORD), "unigram": unigram_l
     print(f"{name:15} loss {loss:.2f}   perplexity {np.exp(loss):5,.0f}")
 
 # %% [markdown]
-# The number of words, of course. Counting words cuts it to a tenth. Now for what context can do.
+# The number of words, of course. Counting words cuts it to less than an eighth. Now for what context can do.
 #
 # ## Hide words: 15 %, and of these 80, 10 and 10
 #
@@ -344,11 +344,11 @@ assert lowest < unigram_on_gaps - 0.2 and near[-1, 1] < unigram_on_gaps
 
 # %%
 GAPS = {
-    "thank [MASK] so much": "you",
+    "thank [MASK] for the parcel": "you",
     "the money is not on my [MASK]": "card",
     "it arrived two [MASK] ago": "days",
     "i don't [MASK] it": "want",
-    "how [MASK] does it take": "long",
+    "how [MASK] do i wait": "long",
     "can you [MASK] me": "tell",
     "i would like to [MASK] it back": "send",
 }

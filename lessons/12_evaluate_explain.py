@@ -591,16 +591,10 @@ ax.set_xticks(range(len(stages)), list(stages))
 ax.legend(frameon=False, loc="lower left")
 plots.finish(ax, "Rollout does not notice that the classifier is gone", "random weights instead of", "rank correlation with before")
 
-sizes = [spearmanr(*(np.abs(scores["integrated gradients"]) for scores in pair))[0] for pair in zip(before, after["classifier"])]
-print(f"random classifier, integrated gradients without their signs: mean correlation {np.mean(sizes):.1f}")
-
 # %% [markdown]
 # Rollout draws exactly the same picture for a router that guesses. It has to: neither classifier nor pooler appears in its formula, nor the
 # class. Even with half the layers random it has changed little. Integrated gradients notice at the first stage, and in the end both are
 # down to chance. So rollout may say where information *could* flow; about why *refund* it says nothing.
-#
-# The printed line is a warning on the other side. Without their signs, even integrated gradients stay half alike: a word that is loud
-# in the encoder moves any logit, a random one too. Many published pictures show sizes only. Keep the signs.
 #
 # > **Common claim, tested.** *"Attention shows which words the model used for its decision."*
 #
