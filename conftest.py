@@ -94,7 +94,8 @@ def pytest_terminal_summary(terminalreporter, config):
     ]
     rows = sorted({tuple(row) for report in reports for name, row in report.user_properties if name == "notebook"})
     if rows:
-        config.cache.set("course/notebooks", rows)
+        if hasattr(config, "cache"):  # `-p no:cacheprovider` takes it away
+            config.cache.set("course/notebooks", rows)
         terminalreporter.section("what each notebook took")
         for path, seconds, memory in rows:
             terminalreporter.line(f"{path:50} {seconds:5.0f} s {memory:6.2f} GiB")

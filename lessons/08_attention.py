@@ -11,6 +11,8 @@
 # is the only place in BERT where one token learns of another.
 
 # %%
+import re
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -25,10 +27,9 @@ from course_lib.pretrained import fetch
 folder = fetch()
 tickets, tokenizer = load_tickets(), load_tokenizer(folder)
 all_ids = tokenizer(list(tickets.texts))["input_ids"]
-post = tokenizer.convert_tokens_to_ids("post")
-mentions = [i for i, ids in enumerate(all_ids) if post in ids]
-print(f"{len(mentions)} tickets with the token 'post', among them:")
-for i in mentions[2:7]:
+mentions = [i for i, text in enumerate(tickets.texts) if re.search(r"\bpost\b", text.lower())]
+print(f"{len(mentions)} tickets with the word 'post', among them:")
+for i in mentions[1:6]:
     at = tickets.texts[i].lower().index("post")
     print(f"{tickets.labels[i]:8} …{tickets.texts[i][max(at - 40, 0) : at + 30]}…")
 
@@ -421,8 +422,8 @@ for positions in (False, True):
 # %%
 vectors = message_vector(before, mask)  # with positions
 different = (vectors @ vectors.T)[np.triu_indices(100, 1)]  # every pair of two tickets, once
-print(f"two different tickets:            similarity {np.median(different):.1f} (median)")
-print(f"a ticket and its shuffled self:   similarity {np.median(similarity[True]):.1f} (median)")
+print(f"two different tickets:            similarity {np.median(different):.2f} (median)")
+print(f"a ticket and its shuffled self:   similarity {np.median(similarity[True]):.2f} (median)")
 print(f"the same, without positions:      similarity {similarity[False].min():.4f} (smallest)")
 assert np.allclose(similarity[False], 1, atol=1e-4)
 
@@ -451,7 +452,7 @@ row_lengths = jnp.linalg.norm(position_table, axis=1)  # [512]
 directions = (position_table / row_lengths[:, None])[1:65]
 alike = directions @ directions.T  # [64, 64]
 for distance in (1, 2, 10, 20):
-    print(f"{distance:2} apart: similarity {jnp.diagonal(alike, distance).mean():.1f}")
+    print(f"{distance:2} apart: similarity {jnp.diagonal(alike, distance).mean():.2f}")
 print(f"length of row 0: {row_lengths[0]:.1f}; of rows 1 to 64: {row_lengths[1:65].mean():.1f} on average")
 
 # %%
@@ -543,7 +544,7 @@ fig.suptitle("One head looks back, one looks ahead, and nearly all look at [CLS]
 
 # %% [markdown]
 # One head does nothing but look at the token before. One in layer 2 mostly looks at the token after; one in layer 3 finds the same word
-# again, far more often than chance. Do these three do so in *every* ticket?
+# again, far more often than chance. Do the first two do so in *every* ticket?
 
 # %%
 for name in ("previous token", "next token"):
@@ -613,8 +614,8 @@ print(f"without [CLS], the word that stands first gets {to_first:.0%} of the att
 assert to_first > 0.25
 
 # %% [markdown]
-# **False for this model**, and the resting place is not even a token: it is *the first position*, whoever stands there. That is what the long
-# row 0 of the position table is for. Models that write have such an *attention sink* at their first token, too (Xiao and
+# **False for this model**, and the resting place is not even a token: it is *the first position*, whoever stands there. The long row 0 of the
+# position table fits that. Models that write have such an *attention sink* at their first token, too (Xiao and
 # colleagues, 2023). What was found in one model need not hold in yours; this took two cells to check.
 #
 # > **Common claim, tested.** *"Each head has one linguistic job."*
@@ -683,8 +684,8 @@ def agreement(score, way):
 
 print(f"{'':33} hidden  [MASK]")
 for name, score in scores.items():
-    print(f"{name:33} {agreement(score, 'hidden'):6.1f}  {agreement(score, '[MASK]'):6.1f}")
-print(f"{'the other way of taking it away':33} {agreement(mattered['[MASK]'], 'hidden'):6.1f}")
+    print(f"{name:33} {agreement(score, 'hidden'):6.2f}  {agreement(score, '[MASK]'):6.2f}")
+print(f"{'the other way of taking it away':33} {agreement(mattered['[MASK]'], 'hidden'):6.2f}")
 by_head = np.einsum("blnft,bf->lnbt", weights[:30], looks[:30]).reshape(72, 30, 24)
 single = np.array([agreement(score, "hidden") for score in by_head])
 assert single.min() < 0 < 0.4 < agreement(scores["attention, all 72 heads"], "hidden")
@@ -717,10 +718,8 @@ assert (single < 0.3).sum() > 36
 # does. Its row in the word table is one and the same. Six layers later, is the *post* most like it of its own kind?
 
 # %%
-ids, mask = pad([all_ids[i] for i in mentions], 64)
-held = (ids == post).any(axis=1)  # one ticket says it after token 64
-ids, mask = ids[held], mask[held]
-at = (ids == post).argmax(axis=1)  # [B]: where it stands
+ids, mask = pad([all_ids[i] for i in mentions], 100)
+at = (ids == tokenizer.convert_tokens_to_ids("post")).argmax(axis=1)  # [B]: where it stands
 row = np.arange(len(ids))
 before, after = (tokenizer.convert_ids_to_tokens(ids[row, at + side]) for side in (-1, 1))
 thing = np.array([b in ("the", "ordinary") or a in ("office", "code") for b, a in zip(before, after)])

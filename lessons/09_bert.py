@@ -530,9 +530,9 @@ def candidates(state, batch):  # → three times [B, H]
 
 # %%
 def vectors_of(table):  # → [3 candidates, n, H]
-    examples = tokenize(tokenizer, table.texts, 128)
+    examples = tokenize(tokenizer, table.texts, 48)  # the few longer ones are cut: this page should not take long
     found = np.zeros((3, len(table), config.hidden_size), np.float32)
-    for batch in batches(examples, 32, buckets=(32, 48, 104)):
+    for batch in batches(examples, 32, buckets=(32, 48)):
         rows = batch.index >= 0  # the others only fill the batch up
         found[:, batch.index[rows]] = np.stack(candidates(state, batch))[:, rows]
     return found

@@ -188,9 +188,16 @@ def new_model(width=64):
     return model
 
 
+# %%
 model = new_model()
-visible = jnp.ones((1, LENGTH))
-assert jnp.allclose(score_words(model, model.bert(first_row, visible)), model(first_row, visible), atol=1e-5)
+
+
+@jax.jit
+def ours_and_theirs(ids, visible):
+    return score_words(model, model.bert(ids, visible)), model(ids, visible)
+
+
+assert jnp.allclose(*ours_and_theirs(first_row, jnp.ones((1, LENGTH))), atol=1e-5)
 sizes = {"all": nnx.state(model, nnx.Param), "of these the word table": model.bert.embeddings.word.embedding[...]}
 for name, part in sizes.items():
     print(f"{name}: {sum(array.size for array in jax.tree.leaves(part)):,} parameters")
@@ -396,8 +403,8 @@ inputs, places, targets = hidden_exam
 exam_ranks = ranks(np.asarray(scores_on(graph, bert, inputs, places, neighbours)), targets)
 share, by_counting = (exam_ranks <= 5).mean(), np.isin(targets, np.argsort(-unigram)[:5]).mean()
 print(f"the five most frequent words fill {by_counting:.0%} of the exam's gaps")
-print("the network's first five fill at least 1.3 times as many:", bool(share > 1.3 * by_counting))
-assert share > 1.3 * by_counting
+print("the network's first five fill at least 1.2 times as many:", bool(share > 1.2 * by_counting))
+assert share > 1.2 * by_counting
 
 # %% [markdown]
 # It has learned who follows whom: what stands between *don't* and *it*, that two *days* pass. It has learned it from nothing but messages. What a
@@ -421,7 +428,7 @@ def loss_of_vectors(vectors, sight):  # [1, T, H]
 
 
 vectors = model.bert.embeddings(inputs)
-slope = jax.grad(loss_of_vectors)(vectors, everybody)
+slope = jax.jit(jax.grad(loss_of_vectors))(vectors, everybody)
 print("input vectors with a gradient:", int((abs(slope).max(-1) > 0).sum()), "of", LENGTH)
 
 # %% [markdown]
@@ -445,7 +452,7 @@ def some_next_words(rows, rng):
 
 
 next_exam = next_words(rows_of(validation))
-_, gpt, causal = pretrain(next_words, before, next_exam, passes=7)
+_, gpt, causal = pretrain(next_words, before, next_exam, passes=6)
 *_, causal_15 = pretrain(some_next_words, before, next_exam, passes=12)
 
 # %%
@@ -471,9 +478,9 @@ def passes_to(gain, history, exam):  # until the exam loss is so far below the u
 every, some = passes_to(0.2, causal, next_exam), passes_to(0.2, causal_15, next_exam)
 beside, never = passes_to(0.2, near, hidden_exam), passes_to(0.2, wide, hidden_exam)
 print("GPT asked for 15 % needs 1.3 to 4 times the passes of one asked for all:", 1.3 <= some / every <= 4)
-print("BERT that sees neighbours needs at most twice the passes of that second GPT:", beside <= 2 * some)
+print("BERT that sees neighbours needs at most three times the passes of that second GPT:", beside <= 3 * some)
 print("BERT that sees everybody gets there in 12 passes:", never is not None)
-assert 1.3 <= some / every <= 4 and beside <= 2 * some and never is None
+assert 1.3 <= some / every <= 4 and beside <= 3 * some and never is None
 
 # %% [markdown]
 # **Half true.** Asked for fewer words, the same GPT does need more passes, though not $47/7 \approx 7$ times as many: words in one
@@ -483,7 +490,7 @@ assert 1.3 <= some / every <= 4 and beside <= 2 * some and never is None
 
 # %%
 only_itself = np.eye(LENGTH, dtype=int)[None]  # [1, T, T]
-*_, alone = pretrain(next_words, only_itself, next_exam, passes=6)
+*_, alone = pretrain(next_words, only_itself, next_exam, passes=5)
 gain = alone[:, 1].min() - causal[:, 1].min()
 print("what looking back at all earlier words is worth: less than 0.1 nats:", bool(abs(gain) < 0.1))
 assert abs(gain) < 0.1
@@ -543,11 +550,11 @@ for text in written[:6]:
     print("·", tokenizer.convert_tokens_to_string(text))
 
 lottery = np.random.default_rng(0).choice(V, (64, LENGTH), p=unigram)
-shares = {"ours": pairs_known(written), "words in the lottery of frequencies": pairs_known(messages(lottery)),
+shares = {"ours": pairs_known(written), "a lottery of words": pairs_known(messages(lottery)),
           "people": pairs_known([[vocabulary[i] for i in row] for row in rows_of(validation)])}  # fmt: skip
 print("\npairs known from training:", ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 print("longest passage copied from training:", longest_copy(written), "pieces")
-assert shares["ours"] > 1.5 * shares["words in the lottery of frequencies"]
+assert shares["ours"] > max(shares["people"], 2 * shares["a lottery of words"])
 
 # %% [markdown]
 # It sounds like the desk, it is nobody's message, and it means nothing. Its pairs are *more* familiar than people's: people say things that were
@@ -556,7 +563,7 @@ assert shares["ours"] > 1.5 * shares["words in the lottery of frequencies"]
 # ## What would more text buy? What would more width?
 #
 # Two questions that decide budgets. We measure, with the GPT, since its exam has the most answers: an eighth, a quarter, half and all of the text at
-# width 64; and widths 8 to 64 on all of the text. Each run counts with its best pass, so nobody is punished for going on too long.
+# width 64; and widths 8 to 64 on all of the text, six passes each. Each run counts with its best pass, so nobody is punished for learning too much by heart.
 # **Predict** which of the two curves is steeper at its end.
 
 # %%
@@ -568,7 +575,7 @@ for part, passes in {1 / 8: 3, 1 / 4: 4, 1 / 2: 5}.items():
 
 by_width = {64: causal[:, 1].min()}
 for width in (8, 16, 32):
-    *_, history = pretrain(next_words, before, next_exam, passes=9, width=width)
+    *_, history = pretrain(next_words, before, next_exam, passes=6, width=width)
     by_width[width] = history[:, 1].min()
 
 # %%
@@ -595,7 +602,8 @@ assert text_gain > 3 * width_gain and text_gain > 0.1
 # - *The loss has a floor.* No model can know which order number comes next. A straight line to the right would go through that floor.
 # - *Text and width belong together.* At 28,000 pieces width buys little **because** text is scarce. Hoffmann and colleagues found that
 #   with more computing both should grow alike; either curve alone gives bad advice.
-# - *The number of passes was chosen on the exam itself*, so all these losses are a little too good.
+# - *The narrow networks had not finished.* After six passes theirs still fell, so the right curve is, if anything, too steep.
+# - *The best pass was chosen on the exam itself*, so all these losses are a little too good.
 #
 # ## What the real one brought with it
 #

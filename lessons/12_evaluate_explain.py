@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 45 min | half a minute, and two more the first time, when it trains the router of lesson 11 | 11 | say how good a classifier is and how sure you are of that, set the point where a human takes over, test its behaviour, and tell an explanation from a pretty picture |
+# | 45 min | about a minute; the first time a minute and a half more, to train the router of lesson 11 | 11 | say how good a classifier is and how sure you are of that, set the point where a human takes over, test its behaviour, and tell an explanation from a pretty picture |
 #
 # The router of lesson 11 is to go live on Monday. Before she agrees, the head of the support desk has five questions. **How often is it
 # wrong? Does it know when? Which messages should a human read? Does it serve anybody worse? Why does it say what it says?** Each has an

@@ -112,6 +112,7 @@ def outcomes(tmp_path_factory):
     command += [*FLAGS, f"--junitxml={report}", "--color=no", str(clean.parent)]
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1, run.stdout + run.stderr
+    assert re.search(r"^notebooks/01_clean.ipynb +\d+ s +0\.\d\d GiB$", run.stdout, re.MULTILINE), run.stdout
     return {
         (case.get("classname").split(".")[-2], case.get("name")): "".join(case.itertext())
         for case in ElementTree.parse(report).iter("testcase")

@@ -80,12 +80,12 @@ def masked_attention(answer, rng):
         want, scores = _attend(query, key, value, mask), query @ key.T / size**0.5
         weak = "A hidden token comes through: your number for it is not low enough. Take the most negative float."
         mistakes = {
+            weak: by(mask, hidden=-1e4),
+            weak + " And set it, do not add it.": _softmax(scores - 1e4 * (1 - mask)) @ value,
             "Is the mask used?": by(np.ones_like(mask)),
             "The mask is the wrong way round: 1 may be seen.": by(1 - mask),
             "A score of 0 is not hidden: exp(0) is 1. Put something very negative.": by(mask, hidden=0),
             "Masked after the softmax, weights no longer sum to 1. Mask the scores.": (_softmax(scores) * mask) @ value,
-            weak: by(mask, hidden=-1e4),
-            weak + " And set it, do not add it.": _softmax(scores - 1e4 * (1 - mask)) @ value,
             "Is the division by the root of D missing?": by(mask, divide=1),
             "Divide by the root of D, not by D.": by(mask, divide=size),
             "D is the length of one query, not the number of tokens.": by(mask, divide=length**0.5),
@@ -104,6 +104,7 @@ def masked_attention(answer, rng):
     ask(*arrays(1, 3, 4, 2), np.ones((1, 3), int), "one token looks at three, nothing hidden")
     ask(*arrays(3, 1, 2, 5), np.ones((3, 1), int), "there is one token to look at")
     query, key, value = arrays(4, 5, 8, 3)
+    query[2] = -key[3]  # the only token that it may see has a score far below those that it may not
     ask(200 * query, 200 * key, value, some, "scores of many thousands")
 
 
@@ -210,9 +211,8 @@ def decoder_mask(answer, rng):
             "Is what comes later hidden, too?": np.broadcast_to(visible, want.shape),
             "The wrong triangle: this one sees what comes later, and not what came before.": causal.T & visible,
             "A token may see itself: the diagonal belongs to the mask.": np.tril(causal, -1) & visible,
-            "Padding is hidden where it looks. It should be hidden where it is looked at.": causal & hides_looking,
-            "Padding is hidden where it looks, too. Such a row sees nothing; hide padding where it is looked at.": (
-                causal & hides_looking & visible
+            "Hide padding where it is looked at, not where it looks: rows of padding may see what came before.": (
+                causal & hides_looking
             ),
             "Both masks must allow it: `&`, not `|`.": causal | visible,
             "True is what may be seen; this is the other way round.": ~want,

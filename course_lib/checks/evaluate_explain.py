@@ -287,7 +287,8 @@ def _pair(value):
         try:
             return np.array([float(part) for part in value])
         except (TypeError, ValueError):
-            raise Wrong(f"{value!r} came; two numbers were expected.") from None
+            kinds = ", ".join(f"shape {np.shape(part)}" if np.ndim(part) else repr(part) for part in value)
+            raise Wrong(f"({kinds}) came; two numbers were expected.") from None
     return value
 
 
