@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 40 min | half a minute | 06, 08 | build BERT from eight short functions, count its parameters, load real weights, prove that they are loaded right, and turn it into a GPT |
+# | 40 min | about 45 s | 06, 08 | build BERT from eight short functions, count its parameters, load real weights, prove that they are loaded right, and turn it into a GPT |
 #
 # The desk's router is a BERT, and you have used one since lesson 00. **What is in it?** Less than its fame suggests. There is a file
 # of numbers, and there are some thirty lines of arithmetic; this page writes all of them. Then comes the part that takes care: how
@@ -530,9 +530,9 @@ def candidates(state, batch):  # → three times [B, H]
 
 # %%
 def vectors_of(table):  # → [3 candidates, n, H]
-    examples = tokenize(tokenizer, table.texts, 48)  # the few longer ones are cut: this page should not take long
+    examples = tokenize(tokenizer, table.texts, 128)
     found = np.zeros((3, len(table), config.hidden_size), np.float32)
-    for batch in batches(examples, 32, buckets=(32, 48)):
+    for batch in batches(examples, 32, buckets=(32, 48, 104)):
         rows = batch.index >= 0  # the others only fill the batch up
         found[:, batch.index[rows]] = np.stack(candidates(state, batch))[:, rows]
     return found
