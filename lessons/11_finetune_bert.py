@@ -70,7 +70,8 @@ def as_indices(labels):
     return np.array([teams.index(label) for label in labels])
 
 
-baseline_score = evaluate(as_indices(test.labels), as_indices(baseline.predict(test.texts)), teams)
+baseline_answers = as_indices(baseline.predict(test.texts))
+baseline_score = evaluate(as_indices(test.labels), baseline_answers, teams)
 print(f"TF-IDF + logistic regression: macro-F1 {baseline_score.macro_f1:.2f} on the test messages")
 
 # %% [markdown]
@@ -164,23 +165,43 @@ plots.learning_curve(left, history, score_ax=right, title="Training loss falls o
 # Now the one measurement on the test messages.
 
 # %%
-finetuned = evaluate(test_set.labels, predict_logits(model, test_set).argmax(-1), teams)
+answers = predict_logits(model, test_set).argmax(-1)
+finetuned = evaluate(test_set.labels, answers, teams)
 print(f"TF-IDF:          macro-F1 {baseline_score.macro_f1:.2f}")
 print(f"fine-tuned BERT: macro-F1 {finetuned.macro_f1:.2f}")
-assert finetuned.macro_f1 > baseline_score.macro_f1 + 0.05
+assert finetuned.macro_f1 > baseline_score.macro_f1
 
 # %% [markdown]
 # One run on a few hundred messages is one draw from a lottery. Two things would change the number: other test messages,
 # and another random start. The interval covers the first:
 
 # %%
-low, high = finetuned.macro_f1_interval.low, finetuned.macro_f1_interval.high
-print(f"with other test messages, macro-F1 would lie between {low:.2f} and {high:.2f} (95 %)")
-assert low > baseline_score.macro_f1_interval.high
+for name, score in (("TF-IDF", baseline_score), ("fine-tuned", finetuned)):
+    print(f"{name:10} macro-F1 between {score.macro_f1_interval.low:.2f} and {score.macro_f1_interval.high:.2f} (95 %)")
 
 # %% [markdown]
-# Even the low end is above all that the baseline's own interval allows. For the second, train with several seeds:
-# `course_lib.train.fit_seeds` does, and the README shows what came out.
+# The intervals overlap. Does that mean that the gain may be luck? They ask how each would do on *other* messages, and a
+# set of hard messages would lower both. Both were examined on the same ones, so compare them there: where does only one
+# of the two get it right?
+
+# %%
+right, words_right = answers == test_set.labels, baseline_answers == test_set.labels
+print(f"only BERT right: {(right & ~words_right).sum()} messages; only TF-IDF right: {(~right & words_right).sum()}")
+assert (right & ~words_right).sum() > (~right & words_right).sum()
+
+# %% [markdown]
+# That is what fine-tuning bought, and what it cost. For the second source of luck, train with several seeds:
+# `course_lib.train.fit_seeds` does. `benchmarks/learning_curves.py` did, with fewer labels, too:
+
+# %%
+from course_lib.data import TICKETS
+
+runs = pd.read_csv(TICKETS.with_name("learning_curves.csv"))
+runs[runs.method == "fine-tuned"].groupby("labels").macro_f1.agg(["count", "min", "mean", "max"]).round(2)
+
+# %% [markdown]
+# Macro-F1 by the number of labelled messages; *count* is the number of seeds measured so far. With all labels it moves from
+# one seed to another by as much as the gain over the baseline: never judge by one run.
 #
 # ## Where is it wrong?
 
