@@ -283,6 +283,7 @@ def batches(
     """
     order = np.arange(len(examples)) if rng is None else rng.permutation(len(examples))
     bucket_of = np.searchsorted(buckets, np.minimum(examples.lengths, buckets[-1]))
+    buckets = buckets[: bucket_of.max(initial=0) + 1]  # one short text must not wait for the longest bucket
     groups: list[tuple[int, np.ndarray]] = []
     left_over = np.array([], int)
     for i, length in enumerate(buckets):

@@ -105,7 +105,8 @@ class TestPretraining(ExerciseContract):
             ("Is a sign wrong?", of_losses(lambda losses, w: jnp.exp(-mean_of(losses, w)))),
             ("base 2", of_losses(lambda losses, w: jnp.exp(mean_of(losses, w) / jnp.log(2)))),
             ("not one for each row", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)))),
-            ("here every row does", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)).mean())),
+            ("here every row does", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w).mean()))),
+            ("the mean of the rows' perplexities", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)).mean())),
             ("Do probabilities of 0", naive_softmax),
         ],
         "who_learns": [
@@ -115,7 +116,7 @@ class TestPretraining(ExerciseContract):
             ("a token sees itself", ((12, 7, 9),)),
             ("And position 7?", ((12, 5, 9),)),
             ("Way 3: what weight", ((12, 8, 12),)),
-            ("Way 3: list the positions", ((12, 8, 8),)),
+            ("Way 3: list whom", ((12, 8, 8),)),
             ("three numbers were expected; 2 came", ((12, 8),)),
         ],
         "mlm_batch": [
@@ -146,7 +147,7 @@ class TestPretraining(ExerciseContract):
             ("that of words was expected", lambda words, rng, rate: words[0] > 0),
         ],
         "draw": [
-            ("words beyond the top_k", sampler(k=lambda k, v: v)),
+            ("Words beyond the top_k", sampler(k=lambda k, v: v)),
             ("the k-th itself stays", sampler(kept=lambda logits, low: logits > low)),
             ("One word too many", sampler(k=lambda k, v: min(k + 1, v))),
             ("Is temperature used?", sampler(scale=lambda logits, t: logits)),

@@ -404,3 +404,8 @@ def test_a_batch_goes_through_jit_as_it_is():
     tokens = sum(float(total(batch)) for batch in batches(examples, batch_size, buckets))
     assert tokens == np.minimum(examples.lengths, buckets[-1]).sum()
     assert Batch._fields == ("input_ids", "attention_mask", "labels", "weights", "index")
+
+
+def test_a_few_short_texts_are_not_padded_to_the_longest_bucket():
+    few = Examples([[101, 7, 102], [101, 102]], np.zeros(2, np.int32))
+    assert [batch.input_ids.shape for batch in batches(few, 4, (8, 64, 512))] == [(4, 8)]

@@ -64,6 +64,7 @@ def perplexity(answer, rng):
                 "A logarithm to base 2 goes with a power of 2, not of e.": np.exp(mean / np.log(2)),
                 "One number was expected for the whole batch, not one for each row.": np.exp(rows),
                 "Every word counts the same; here every row does, however few words of it count.": np.exp(rows.mean()),
+                "That is the mean of the rows' perplexities; one mean over all words was asked for.": np.exp(rows).mean(),
             }
         got = answer(jnp.asarray(logits, jnp.float32), jnp.asarray(targets), jnp.asarray(weights, jnp.float32))
         nan = "Do probabilities of 0 go into a logarithm? log_softmax never makes them."
@@ -206,6 +207,11 @@ def choose_words(answer, rng):
             raise Wrong(f"{given}: tokens {place} and {place + 1} of row {row} {hint}")
         if rows < 100:
             return
+        first, second = (np.array([row[w == n].any() for row, w in zip(chosen, words, strict=True)]) for n in (0, 1))
+        if first.all() or not first.any():
+            raise Wrong(f"{given}: word 0 is chosen in all rows or in none. Draw anew for each row.")
+        if (first == second).all():
+            raise Wrong(f"{given}: words 0 and 1 always share their fate. Draw for each word, not once for each row.")
         sizes = np.array([[np.sum(row == word) for word in row] for row in words])  # pieces of each token's word
         one, many = chosen[starts & (sizes == 1)].mean(), chosen[starts & (sizes >= 3)].mean()
         if many > one + 0.1:
@@ -214,11 +220,6 @@ def choose_words(answer, rng):
         if abs(chosen[starts].mean() - rate) > 0.05:
             hint = "Is rate used?" if abs(chosen[starts].mean() - 0.15) < 0.03 else "Each word has the chance `rate`."
             raise Wrong(f"{given}: {chosen[starts].mean():.0%} of the words were chosen. {hint}")
-        first, second = (np.array([row[w == n].any() for row, w in zip(chosen, words, strict=True)]) for n in (0, 1))
-        if first.all() or not first.any():
-            raise Wrong(f"{given}: word 0 is chosen in all rows or in none. Draw anew for each row.")
-        if (first == second).all():
-            raise Wrong(f"{given}: words 0 and 1 always share their fate. Draw for each word, not once for each row.")
 
     ask(300, 24, 0.3, longest=5)
     ask(200, 30, 0.6, longest=4)
@@ -273,7 +274,8 @@ def draw(answer, rng):
         }
         mistakes["Those are the least likely words."] = _least(logits / temperature, top_k)
         if not near(want):
-            hint = next((f" {hint}" for hint, other in mistakes.items() if near(other)), "")
+            likeliest = min(mistakes, key=lambda hint, came=came: np.abs(came - mistakes[hint]).max())
+            hint = f" {likeliest}" if near(mistakes[likeliest]) else ""
             word = int(np.abs(came - want).argmax())
             raise Wrong(f"{given}: word {word} came in {came[word]:.0%} of draws, {want[word]:.0%} was expected.{hint}")
         if (came[order[top_k:]] > 0).any():
