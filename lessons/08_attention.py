@@ -188,8 +188,9 @@ assert plain[1024][1] < 0.01 * scaled[1024][1]
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
 for values, name, colour in ((plain, "q·k", plots.VERMILLION), (scaled, "q·k / √D", plots.BLUE)):
     left.semilogx(sizes, [values[D][0] for D in sizes], "o-", color=colour, label=name, base=2)
-    right.loglog(sizes, [values[D][1] for D in sizes], "o-", color=colour, label=name, base=2)
+    right.semilogx(sizes, [values[D][1] for D in sizes], "o-", color=colour, label=name, base=2)
 left.set_ylim(0, 1.05)
+right.set_yscale("log")
 left.legend(frameon=False)
 plots.finish(left, "Undivided, the winner takes it all", "D, numbers in a query", "largest of 20 weights")
 plots.finish(right, "… and nothing can be learned any more", "D, numbers in a query", "derivative of that weight")
@@ -451,7 +452,7 @@ position_table = bert.embeddings.position.embedding[...]  # [512, H]
 row_lengths = jnp.linalg.norm(position_table, axis=1)  # [512]
 directions = (position_table / row_lengths[:, None])[1:65]
 alike = directions @ directions.T  # [64, 64]
-for distance in (1, 2, 10, 20):
+for distance in (1, 2, 5, 10, 20):
     print(f"{distance:2} apart: similarity {jnp.diagonal(alike, distance).mean():.2f}")
 print(f"length of row 0: {row_lengths[0]:.1f}; of rows 1 to 64: {row_lengths[1:65].mean():.1f} on average")
 
@@ -462,8 +463,9 @@ fig.colorbar(image, ax=ax, label="similarity (cosine)")
 plots.finish(ax, "Learned positions: neighbours are alike", "position", "position")
 
 # %% [markdown]
-# Near positions have similar vectors, so *close by* is something that queries can ask for and keys can answer. And row 0, where
-# `[CLS]` always stands, is several times as long as the others. That will matter below.
+# Near positions have similar vectors, so *close by* is something that queries can ask for and keys can answer. (The likeness falls in
+# waves: hence the stripes. Five apart is about as like as two apart.) And row 0, where `[CLS]` always stands, is several times as long as
+# the others. That will matter below.
 #
 # ## What real heads look at
 #
@@ -554,10 +556,13 @@ for name in ("previous token", "next token"):
     assert sent.min() > 0.3
 
 # %% [markdown]
-# Now, knowing what they stand for, pictures. The ticket is the first with a repeated word.
+# Now, knowing what they stand for, pictures. So that nobody picks, the ticket is the first in which a word of five letters or more is
+# repeated.
 
 # %%
-shown = np.flatnonzero((places["same word"] & allowed).any(axis=(1, 2)))[0]
+letters = np.array([len(token) for token in vocabulary])
+repeated = (places["same word"] & allowed).any(axis=-1) & (letters[ids] >= 5)  # [B, T]
+shown = np.flatnonzero(repeated.any(axis=1))[0]
 n = lengths[shown]
 pieces = tokenizer.convert_ids_to_tokens(ids[shown, :n])
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", sharey=True)
@@ -568,7 +573,8 @@ for ax, name in zip(axes, ("previous token", "next token", "same word")):
 print(tokenizer.decode(ids[shown, 1 : n - 1]))
 
 # %% [markdown]
-# See the dark column at the left of the third picture: what a word does that has no double.
+# The repeated word finds its double, in both directions. And see the dark column at the left of the third picture: what a word does that
+# has none.
 #
 # ## The place where attention rests
 #
@@ -662,7 +668,6 @@ for way, batch in {"hidden": (ids[ticket], hidden), "[MASK]": (replaced, mask[ti
 # %%
 looks = mask / lengths[:, None]  # the mean over all tokens that look
 tickets_with = np.bincount(np.concatenate([list(set(row)) for row in all_ids]), minlength=30_522)
-letters = np.array([len(token) for token in vocabulary])
 scores = {
     "attention, all 72 heads": np.einsum("blnft,bf->bt", weights, looks),
     "attention, last layer": np.einsum("bnft,bf->bt", weights[:, -1], looks),
@@ -697,7 +702,7 @@ colours = (plots.BLUE, plots.GREEN, plots.PURPLE, plots.VERMILLION, plots.ORANGE
 for (name, score), colour in zip(scores.items(), colours):
     ax.axvline(agreement(score, "hidden"), color=colour, label=name)
 fig.legend(*ax.get_legend_handles_labels(), loc="outside right", frameon=False, fontsize=9)
-plots.finish(ax, "Attention says what mattered; a single head mostly does not", "rank correlation with what mattered (word hidden)", "heads");
+plots.finish(ax, "All heads together say something, a single head mostly little", "rank correlation with what mattered (word hidden)", "heads");
 
 # %%
 print(f"heads below 0.3: {(single < 0.3).sum()} of 72; below 0, against the order: {(single < 0).sum()}")

@@ -64,7 +64,7 @@ def perplexity(answer, rng):
                 "A logarithm to base 2 goes with a power of 2, not of e.": np.exp(mean / np.log(2)),
                 "One number was expected for the whole batch, not one for each row.": np.exp(rows),
                 "Every word counts the same; here every row does, however few words of it count.": np.exp(rows.mean()),
-                "That is the mean of the rows' perplexities; one mean over all words was asked for.": np.exp(rows).mean(),
+                "The mean of the rows' perplexities came; the mean over all words was asked for.": np.exp(rows).mean(),
             }
         got = answer(jnp.asarray(logits, jnp.float32), jnp.asarray(targets), jnp.asarray(weights, jnp.float32))
         nan = "Do probabilities of 0 go into a logarithm? log_softmax never makes them."
