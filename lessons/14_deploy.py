@@ -337,7 +337,7 @@ plots.finish(ax, title, "time to the answer (ms)", "callers answered (%)")
 
 # %% [markdown]
 # Here callers and service share two cores and one Python process, so these are not record speeds. `benchmarks/serve.py` measures properly, with
-# 1, 8 and 64 callers in a process of their own, beside a transformers server with PyTorch; what came out is in `benchmarks/serve.md`.
+# 1, 8 and 64 callers in a process of their own, beside a transformers server with PyTorch, and writes a table of what came out.
 #
 # **Predict.** Now a service whose queue holds 8 messages meets 40 callers at once. What happens to the other callers?
 

@@ -106,7 +106,7 @@ class TestPretraining(ExerciseContract):
             ("base 2", of_losses(lambda losses, w: jnp.exp(mean_of(losses, w) / jnp.log(2)))),
             ("not one for each row", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)))),
             ("here every row does", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w).mean()))),
-            ("the mean of the rows' perplexities", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)).mean())),
+            ("mean of the rows' perplexities", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)).mean())),
             ("Do probabilities of 0", naive_softmax),
         ],
         "who_learns": [
