@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 35 min | TODO | 09 | train a BERT and a GPT from nothing on plain text, read their loss and perplexity, and say what more text and more width buy |
+# | 35 min | a minute and a half | 09 | train a BERT and a GPT from nothing on plain text, read their loss and perplexity, and say what more text and more width buy |
 #
 # The desk's router was trained on 911 labelled messages. Long before, somebody had let the same network read some billions of words
 # that nobody had labelled. **What can be learned from text alone?** Hide a word, and the text itself is the label: whoever is to fill the
