@@ -454,7 +454,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from course_lib.data import class_indices, load_tickets
 
 tickets = load_tickets("train")
-words = CountVectorizer(binary=True, min_df=10).fit_transform(tickets.texts).toarray()  # 0 or 1
+words = CountVectorizer(binary=True, min_df=5).fit_transform(tickets.texts).toarray()  # 0 or 1
 inputs = jnp.asarray(words / np.sqrt(np.mean(words**2)), jnp.float32)  # [messages, words], mean square 1
 labels = jnp.asarray(class_indices(tickets, tickets.classes))  # [messages]
 print(f"{len(inputs)} messages, {inputs.shape[1]} known words, {len(tickets.classes)} teams")
@@ -511,7 +511,7 @@ def leaky_relu(x):
 he = np.sqrt(2)
 entries = {"sigmoid": (sigmoid, 1.0), "tanh": (jnp.tanh, 1.0), "ReLU": (jax.nn.relu, he)}
 entries |= {"leaky ReLU": (leaky_relu, he), "GELU": (gelu, he)}
-losses = {name: train(bend, gain, rate=0.1)[1] for name, (bend, gain) in entries.items()}
+losses = {name: train(bend, gain, rate=0.05)[1] for name, (bend, gain) in entries.items()}
 for name, curve in losses.items():
     steps = (curve < 0.5).argmax() or "more than 300"  # the first below 0.5
     print(f"{name:10} loss {curve[0]:.2f} → {curve[-1]:.3f}, below 0.5 after {steps} steps")
@@ -541,7 +541,7 @@ print("sigmoid with weights 4 times as large and learning rate 1 learns:", bool(
 assert rescued.min() < 0.1
 
 # %% [markdown]
-# So sigmoid is no dead end. Weights four times as large undo its slope of 1/4, and with a learning rate ten times as high it
+# So sigmoid is no dead end. Weights four times as large undo its slope of 1/4, and with a learning rate 20 times as high it
 # learns as well. The bend, the initialisation and the learning rate are one choice, not three.
 #
 # ## The unit that died

@@ -541,7 +541,7 @@ for ax, group, title in zip(axes, (0, 1), titles):
         ax.loglog(rates, losses[group], ".-", color=OPTIMISERS[name][1], label=name)
     ax.axhline(np.log(2), color=plots.BLACK, linestyle=":", linewidth=1)
     ax.annotate("knows nothing: log 2", (3e-3, np.log(2)), xytext=(0, 4), textcoords="offset points")
-    ax.set_ylim(5e-4, 3)
+    ax.set_ylim(2e-4, 3)
     plots.finish(ax, title, "learning rate", "loss after 20 epochs, worst of 3 (nats)")
 axes[0].legend(frameon=False);
 
