@@ -194,7 +194,7 @@ def fixed_adam(answer, rng):
 def early_stopping(answer, rng):
     nan = float("nan")
     for what, losses, patience in (
-        ("", [0.9, 0.5, 0.6, 0.4, 0.5, 0.45, 0.6, 0.55, 0.1], 3),
+        ("", [0.9, 0.5, 0.6, 0.4, 0.5, 0.45, 0.6, 0.65, 0.7, 0.1], 3),
         ("", [0.8, 0.7, 0.9, 0.6, 0.5], 1),
         ("never worse: ", [0.5, 0.4, 0.3], 2),
         ("an equal loss: ", [0.5, 0.3, 0.3, 0.3, 0.2], 2),
