@@ -125,7 +125,9 @@ def finetune(
     model: Annotated[str | None, typer.Option(help="A model on the Hub, or a folder.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most this often through the data.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="At the end of warm-up.")] = 2e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At the end of warm-up (2e-4; 5e-5 from BERT-base's width on).")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Longest text, in tokens (128, or what the model takes); longer ones are cut.")
     ] = None,

@@ -107,7 +107,8 @@ def finetune(
     if not first:
         report = _say_nothing
     folder = fetch(model, report=report)
-    longest = read_config(folder)[0].max_position_embeddings
+    shape = read_config(folder)[0]
+    config, longest = config.suited_to(shape.hidden_size), shape.max_position_embeddings
     max_length = min(128, longest) if max_length is None else max_length
     if not 3 <= max_length <= longest:  # [CLS], a token, [SEP]
         raise CourseError(f"--max-length {max_length}: this model takes 3 to {longest} tokens")

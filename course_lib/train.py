@@ -39,7 +39,7 @@ class TrainConfig:
 
     epochs: int = 3
     batch_size: int = 16
-    learning_rate: float = 2e-4  # at the end of warm-up
+    learning_rate: float | None = None  # at the end of warm-up; None: what suits the model's width
     head_factor: float = 10.0  # times that for pooler and classifier, which start from nothing useful
     warmup: float = 0.1  # this fraction of all steps
     weight_decay: float = 0.01  # on matrices, not on biases and LayerNorm
@@ -55,8 +55,16 @@ class TrainConfig:
                 raise CourseError(f"{field} must be 1 or more, got {getattr(self, field)}")
         if self.batch_size % self.accumulate:
             raise CourseError(f"batch_size {self.batch_size} cannot be divided into {self.accumulate} equal parts")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise CourseError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+    def suited_to(self, hidden_size: int) -> TrainConfig:
+        """With a learning rate, where none was given: 5e-5 from BERT-base's width on (768), 2e-4 below.
+
+        Devlin et al. 2019, appendix A.3, chose among 2e-5, 3e-5 and 5e-5; narrower models bear more.
+        """
+        rate = 2e-4 if hidden_size < 768 else 5e-5
+        return self if self.learning_rate else dataclasses.replace(self, learning_rate=rate)
 
 
 @functools.lru_cache  # one object for equal settings, so that a second run with them compiles nothing
@@ -168,6 +176,7 @@ def fit(
     if config.batch_size % (config.accumulate * mesh.size):
         parts = f"{mesh.size} devices" + (f" × {config.accumulate} parts" if config.accumulate > 1 else "")
         raise CourseError(f"batch_size {config.batch_size} cannot be divided among {parts}")
+    config = config.suited_to(model.config.hidden_size)
     buckets = buckets_for(model, train)
     steps_per_epoch = -(-len(train) // config.batch_size)
     optimizer = make_optimizer(dataclasses.replace(config, seed=0), config.epochs * steps_per_epoch)
@@ -218,6 +227,8 @@ def fit(
             if store is not None:
                 best = put_whole(nnx.state(model, nnx.Param), mesh)
                 store.save({"params": params, "opt_state": opt_state, "best": best}, history)
+                del best
+            hand_back_memory()
             if not bar.disable:
                 bar.clear()
             report(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import course_lib
-from course_lib.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from course_lib.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, _dropout
 from course_lib.checkpoint import load_pretrained
 from course_lib.pretrained import fetch
 
@@ -142,6 +142,20 @@ def test_rngs_mean_dropout_and_no_rngs_mean_none(tiny):
     assert (first == tiny(ids, mask, types, rngs=nnx.Rngs(1))).all()
 
 
+@pytest.mark.parametrize(("rate", "dtype"), [(0.1, jnp.float32), (0.5, jnp.float32), (0.1, jnp.bfloat16)])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, dtype):
+    x = jnp.ones((8, 250, 30), dtype)  # 30 is not a multiple of 4
+    dropped = _dropout(rate, x, nnx.Rngs(0))
+    assert dropped.dtype == dtype
+    zeros = np.asarray(dropped == 0)
+    assert abs(zeros.mean() - round(rate * 256) / 256) < 0.006  # 4 standard deviations of 60,000 draws at most
+    assert abs(float(dropped.astype(jnp.float32).mean()) - 1) < 0.02
+    assert len(np.unique(np.asarray(dropped, np.float32))) == 2
+    for one, other in ((zeros[..., :-1], zeros[..., 1:]), (zeros[0], zeros[1])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.06  # neighbours share a random word, and no fate
+    assert (_dropout(rate, x, None) == x).all() and (_dropout(0.0, x, nnx.Rngs(0)) == x).all()
+
+
 def test_modules_store_parameters_and_nothing_else(tiny):
     _, params, rest = nnx.split(tiny, nnx.Param, ...)
     assert params and not jax.tree.leaves(rest)
@@ -175,5 +189,11 @@ def test_impossible_sizes_and_inputs_are_refused(tiny):
         BertConfig.tiny(hidden_act="swish")
     with pytest.raises(ValueError, match="65 tokens a row, this model has positions for 64"):
         tiny(np.ones((1, 65), int), np.ones((1, 65), int))
+    ids = np.ones((2, 3), int)
+    for shape in [(2,), (3, 3), (1, 3), (2, 1, 3), (2, 3, 4)]:
+        with pytest.raises(ValueError, match=r"for 2 × 3 tokens it must be \[2, 3\] or \[2, 3, 3\]"):
+            tiny(ids, np.ones(shape, int))
+    with pytest.raises(ValueError, match="made with with_pooler=False"):
+        BertModel(BertConfig.tiny(), with_pooler=False, rngs=nnx.Rngs(0)).pool(jnp.ones((1, 2, 32)))
     with pytest.raises(ValueError, match="a classifier needs class names"):
         BertForSequenceClassification(replace(BertConfig.tiny(), labels=()), rngs=nnx.Rngs(0))

@@ -106,8 +106,8 @@ class TestBert(ExerciseContract):
             ("no layer back to the vocabulary", (BASE + 2 * 89_025 * 768, BASE)),
             ("no bias over the vocabulary", (MULTILINGUAL + 89_025, BASE)),
             ("Where would the number of heads be in it?", (MULTILINGUAL, BASE + 12 * 4 * 4 * 48 * 768)),
-            ("int was expected", (float(MULTILINGUAL), BASE)),
-            ("int was expected", (MULTILINGUAL, "the same")),
+            ("a whole number was expected", (float(MULTILINGUAL), BASE)),
+            ("a whole number was expected", (MULTILINGUAL, "the same")),
         ],
         "causal_mask": [
             ("This looks ahead", lambda mask: to(mask) * tril(mask).T),

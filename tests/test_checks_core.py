@@ -216,7 +216,7 @@ def test_compare_of_nothing_is_a_missing_return():
     [
         ("mse", "both", "'mse' is not what happens. Which has no ceiling?"),
         ("MSE", "both", "'MSE' is none of the choices: 'both', 'mse'."),
-        (3, "both", "3 came, a str was expected, such as 'mse'."),
+        (3, "both", "3 came, a word was expected, such as 'mse'."),
         ([3, 8], (8, 3), "(3, 8) is not what happens. Run it in a cell of your own and look."),
     ],
 )

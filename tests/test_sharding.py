@@ -127,7 +127,7 @@ def test_a_training_step_lowers_for_gpu_and_tpu(accumulate):
     config = BertConfig.tiny(labels=LABELS)
     model = nnx.eval_shape(lambda: BertForSequenceClassification(config, dtype="bfloat16", rngs=nnx.Rngs(0)))
     graph, params = nnx.split(model, nnx.Param)
-    optimizer = make_optimizer(TrainConfig(), 10)
+    optimizer = make_optimizer(TrainConfig(learning_rate=2e-4), 10)
 
     def step(params, opt_state, batch, key):
         loss, gradients = loss_and_gradients(graph, params, batch, key, accumulate, remat=True)

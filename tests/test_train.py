@@ -61,6 +61,12 @@ def test_it_learns_and_ends_with_the_parameters_of_the_best_epoch(model):
     assert all(epoch["examples_per_second"] > 0 for epoch in history)
 
 
+def test_the_rate_follows_the_models_width_unless_it_is_given():
+    assert TrainConfig().suited_to(384).learning_rate == 2e-4
+    assert TrainConfig().suited_to(768).learning_rate == TrainConfig().suited_to(1024).learning_rate == 5e-5
+    assert TrainConfig(learning_rate=1e-3).suited_to(768).learning_rate == 1e-3
+
+
 def test_it_stops_when_patience_runs_out(model):
     train = examples(24, 0)
     validation = Examples(train.token_ids, np.roll(train.labels, 1))  # nothing to learn for it: no epoch gets better

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,47 @@ def choose(got: Any, want: Any, because: Mapping[Any, str]) -> None:
     """
     got = tuple(got) if isinstance(got, list) else got
     if type(got) is not type(want):
-        raise Wrong(f"{got!r} came, a {type(want).__name__} was expected, such as {next(iter(because))!r}.")
+        asked = {str: "a word", int: "a whole number", bool: "True or False", tuple: "a tuple"}[type(want)]
+        raise Wrong(f"{got!r} came, {asked} was expected, such as {next(iter(because))!r}.")
     if got == want:
         return
     if isinstance(want, str) and got not in because:
         raise Wrong(f"{got!r} is none of the choices: {', '.join(map(repr, sorted([want, *because])))}.")
     raise Wrong(f"{got!r} is not what happens. {because.get(got, 'Run it in a cell of your own and look.')}")
+
+
+def guess(got: Any, want: Any, given: str, because: Mapping[str, Any], *, atol: float) -> None:
+    """For a prediction in numbers: raise Wrong unless `got` is within `atol` of `want`, and do not say what that is.
+
+    Args:
+        want: a number or an array.
+        given: what was to be predicted, as the message begins.
+        because: why a wrong answer is tempting, and what to look at → that answer.
+    """
+    value, shape = np.asarray(got), np.shape(want)
+    if value.dtype.kind not in "iuf" or value.shape != shape:
+        asked = f"{shape[0]} numbers were" if shape else "a single number was"
+        came = f"{value.size} came" if value.dtype.kind in "iuf" else f"{got!r} came"
+        raise Wrong(f"{given}: {asked} expected, {came}.")
+
+    def near(other: Any, atol: float) -> bool:
+        return np.shape(other) == shape and np.allclose(value, other, rtol=0, atol=atol)
+
+    if not near(want, atol):
+        shown = ", ".join(f"{number:.4g}" for number in value.ravel())
+        known = (hint for hint, other in because.items() if near(other, 2 * atol))
+        raise Wrong(f"{given}: not {shown}. {next(known, 'The hints lead to it, step by step.')}")
+
+
+@contextlib.contextmanager
+def hinted(hint: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """Adds `hint` to the message, where the learner's function raised one of `errors`."""
+    try:
+        yield
+    except Failed as failed:
+        if isinstance(failed.__cause__, errors):
+            raise Wrong(f"{failed} {hint}") from failed
+        raise
 
 
 def _show(value: Any, digits: int) -> str:

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import choose, compare
+from course_lib.checks.compare import choose, compare, hinted
 from course_lib.checks.core import Wrong, exercise
-from course_lib.checks.start_here import hinted
 
 # What an `if`, a mask or NumPy raises where it needs the numbers and there are none, only a tracer:
 _NEEDS_NUMBERS = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import compare
+from course_lib.checks.compare import compare, guess, hinted
 from course_lib.checks.core import exercise
-from course_lib.checks.start_here import guess, hinted
 
 RAW_EXP = "Is exp() seeing the raw logits? Take each row's largest away first."
 EXTREME = np.array([[1, 0, -1], [-1, 1, 0], [-1, -1, -1], [1, -1, -1]], float)  # one row has no large logit

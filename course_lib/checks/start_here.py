@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from course_lib.checks.compare import compare
-from course_lib.checks.core import Exercise, Failed, Wrong, exercise
+from course_lib.checks.compare import compare, guess
+from course_lib.checks.core import Exercise, Wrong, exercise
 
 
 def share_late(answer: Callable) -> None:
@@ -27,40 +25,6 @@ def _share_late(answer, rng):
         }
         given = f"hours {', '.join(map(str, hours))} with limit {limit}"
         compare(answer(np.array(hours), limit), late / len(hours), given, mistakes=mistakes)
-
-
-def guess(got: Any, want: Any, given: str, because: Mapping[str, Any], *, atol: float) -> None:
-    """For a prediction in numbers: raise Wrong unless `got` is within `atol` of `want`, and do not say what that is.
-
-    Args:
-        want: a number or an array.
-        given: what was to be predicted, as the message begins.
-        because: why a wrong answer is tempting, and what to look at → that answer.
-    """
-    value, shape = np.asarray(got), np.shape(want)
-    if value.dtype.kind not in "iuf" or value.shape != shape:
-        asked = f"{shape[0]} numbers were" if shape else "a single number was"
-        came = f"{value.size} came" if value.dtype.kind in "iuf" else f"{got!r} came"
-        raise Wrong(f"{given}: {asked} expected, {came}.")
-
-    def near(other: Any, atol: float) -> bool:
-        return np.shape(other) == shape and np.allclose(value, other, rtol=0, atol=atol)
-
-    if not near(want, atol):
-        shown = ", ".join(f"{number:.4g}" for number in value.ravel())
-        known = (hint for hint, other in because.items() if near(other, 2 * atol))
-        raise Wrong(f"{given}: not {shown}. {next(known, 'The hints lead to it, step by step.')}")
-
-
-@contextlib.contextmanager
-def hinted(hint: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
-    """Adds `hint` to the message, where the learner's function raised one of `errors`."""
-    try:
-        yield
-    except Failed as failed:
-        if isinstance(failed.__cause__, errors):
-            raise Wrong(f"{failed} {hint}") from failed
-        raise
 
 
 @exercise("0.1", minutes=4, difficulty=1)

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import choose, compare
+from course_lib.checks.compare import choose, compare, guess, hinted
 from course_lib.checks.core import Wrong, exercise
-from course_lib.checks.start_here import guess, hinted
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 TREES = "The arguments are trees, such as lists of dicts: jax.tree.map works on their leaves."
