@@ -30,6 +30,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -159,7 +160,8 @@ def create_app(folder: str | Path, settings: Settings | None = None) -> FastAPI:
         yield
         await service.batcher.close()
 
-    app = FastAPI(title="Message router", version="1", lifespan=lifespan)
+    # FastAPI itself, but /docs brings its own scripts instead of fetching them from elsewhere.
+    app = FastAPIOffline(title="Message router", version="1", lifespan=lifespan)
     if settings.key is None:  # then it listens on this machine only, and other sites' pages must not reach it by a name
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "::1", "[::1]"])
     app.add_middleware(Gate, metrics=service.metrics, timeout=settings.timeout)

@@ -136,7 +136,10 @@ def test_health_page_and_openapi_say_what_is_there(client):
     assert not re.search(r'(src|href)="(https?:)?//', page.text), "the page must work without the internet"
     schema = client.get("/openapi.json").json()
     assert {"/predict", "/explain", "/model", "/model/rollback", "/health", "/metrics"} == set(schema["paths"])
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs").text
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(needed) >= 2 and all(client.get(one).status_code == 200 for one in needed)  # nothing from elsewhere
+    assert "//" not in "".join(needed)
 
 
 def test_metrics_count_requests_labels_and_confidence(client):
