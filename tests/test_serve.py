@@ -450,7 +450,7 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, capsy
 @pytest.fixture
 def browser():
     """A page in headless Chromium; skipped where there is no browser, or no driver for it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs: pip install playwright")
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("the browser test needs Chromium, on Debian: apt install chromium")
