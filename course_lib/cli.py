@@ -38,10 +38,11 @@ def lab(context: typer.Context) -> None:
     from course_lib.pretrained import fetch
 
     fetch(report=_say)
-    notebook = _root() / "notebooks" / "00_start_here.ipynb"
     _say("starting JupyterLab (Ctrl-C twice ends it)")
-    arguments = [sys.executable, "-m", "jupyterlab", str(notebook), f"--ServerApp.root_dir={_root()}", *context.args]
-    os.execv(sys.executable, arguments)
+    first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"  # also in the address that is printed
+    os.execv(
+        sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
+    )
 
 
 @app.command()
