@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: lab test build bench lock clean
+.PHONY: lab test build bench wheel lock clean
 
 lab: .venv/ready
 	@$(BIN)/course lab $(ARGS)
@@ -25,6 +25,10 @@ build: .venv/ready
 # What the README's table says, measured on this machine.
 bench: .venv/ready
 	$(BIN)/python benchmarks/spine.py $(ARGS)
+
+# The course as one file to install elsewhere, such as on Colab: dist/loss_to_bert-*.whl.
+wheel: .venv/ready
+	@$(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl
 
 # After a change of the dependencies in pyproject.toml; ARGS=--upgrade takes the newest of everything.
 lock: .venv/ready
