@@ -114,7 +114,8 @@ def _logit_and_gradient(graph, params, x: jax.Array, mask: jax.Array, target: in
 
     def total(x):
         model = nnx.merge(graph, params)
-        logits = model.classifier(model.bert.pool(model.bert.encode(x, mask)))  # [B, K]
+        hidden = model.bert.encode(x, jnp.broadcast_to(mask, x.shape[:2]))
+        logits = model.classifier(model.bert.pool(hidden))  # [B, K]
         return logits[:, target].sum(), logits[:, target]  # rows do not meet: the sum's gradient is each row's own
 
     (_, logit), gradient = jax.value_and_grad(total, has_aux=True)(x)

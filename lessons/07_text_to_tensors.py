@@ -52,8 +52,8 @@ print(f"letters in a message, on average: {np.mean(list(map(len, test.texts))):.
 # 08) costs the square of the length.
 #
 # In between lie **pieces of words**. BERT's list of them, its *vocabulary*, is a text file with a piece a line; the line's
-# number is the piece's *id*. It was made once, from the most useful pieces of a large collection of texts, and belongs to
-# the model like its weights.
+# number, counted from 0, is the piece's *id*. It was made once, from the most useful pieces of a large collection of texts,
+# and belongs to the model like its weights.
 
 # %%
 from course_lib.pretrained import fetch
@@ -260,8 +260,9 @@ assert right["ids as floats"] < right["always delivery"] + 0.05 < 0.5 < right["i
 
 # %% [markdown]
 # **False.** As amounts, the ids are worth no more than not reading at all; as names of rows, more than twice that, with the
-# same classifier. (Does a deeper one rescue the floats? The script at the end of this page will show.) And a second trap waits on a GPU or TPU, where floats often have 16 bits. **Predict:** how many
-# different numbers are left of the 30,522 ids in bfloat16?
+# same classifier. (Does a deeper one rescue the floats? The script at the end of this page will show.) And a second trap
+# waits on a GPU or TPU, where floats often have 16 bits. **Predict:** how many different numbers are left of the 30,522 ids
+# in bfloat16?
 
 # %%
 numbers = jnp.arange(len(vocab))
@@ -279,7 +280,7 @@ except (TypeError, ValueError):
     print("ids as floats: refused")
 
 # %% [markdown]
-# Who "repairs" that error with a dense layer in place of the lookup has silenced a good friend.
+# Whoever "repairs" that error with a dense layer in place of the lookup has silenced a good friend.
 #
 # ## A batch is a rectangle
 #
@@ -478,7 +479,7 @@ print(mailbox[len(once)])
 
 # %% [markdown]
 # Two splits, a third of the messages held out in each: messages drawn at random, or *customers* drawn at random. **Predict**
-# how many percent points lie between the scores.
+# how many percentage points lie between the scores.
 
 # %%
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
@@ -804,6 +805,8 @@ assert max(reported, key=reported.get) == "2 softmax once" and reported["5 all e
 assert abs(reported["5 all examples"] - reported["4 mask used"]) < 0.02
 
 # %% [markdown]
+# (Red: examined on messages that it was trained on. Blue: on new ones.)
+#
 # The best number comes from a script that is still broken; the third repair makes the number *fall*, and the last one does
 # not move it. So a score is no test of the code. The measurements are: nonsense in, lowest possible loss, rows in common,
 # more padding, a count.

@@ -5,7 +5,7 @@
 # |---|---|---|---|
 # | 45 min | half a minute | 03, 07 | compute attention by hand, mask it, split it into heads, say what positions are for, and measure what a trained model's heads look at |
 #
-# *"Could you pop one in the post?"* goes to the team for faulty goods: there, *post* is a thing. *"How do I post it back?"* is a return, and
+# *"Could you pop one in the post?"* goes to the team for faulty goods: there, *post* is a thing. *"How would I post it back?"* is a return, and
 # *post* is an action. Lesson 07 turned both into the same token, and so into one and the same row of the word table. **What tells them
 # apart stands beside them.** A word's vector must take something in from the words around it. *Attention* is how that happens, and it
 # is the only place in BERT where one token learns of another.
@@ -24,6 +24,7 @@ from course_lib import plots
 from course_lib.data import load_tickets, load_tokenizer
 from course_lib.pretrained import fetch
 
+# %%
 folder = fetch()
 tickets, tokenizer = load_tickets(), load_tokenizer(folder)
 all_ids = tokenizer(list(tickets.texts))["input_ids"]
@@ -34,7 +35,8 @@ for i in mentions[1:6]:
     print(f"{tickets.labels[i]:8} …{tickets.texts[i][max(at - 40, 0) : at + 30]}…")
 
 # %% [markdown]
-# They come back at the end of the page. Then we shall see whether the model tells the one kind from the other.
+# The team does not settle it: some of those for *faulty* are actions, too. They come back at the end of the page. Then we shall see
+# whether the model tells the one kind from the other.
 #
 # ## By hand, on four tokens
 #
@@ -72,7 +74,7 @@ table(jnp.concatenate([query, key, value], axis=1), names)
 
 # %% [markdown]
 # Now *charge* looks around. How well does each key fit its query? The dot product says; a larger one is a better fit. Divide by
-# $\sqrt D$ (why, comes below). Softmax makes weights of it that sum to 1: the exponential of each, divided by the sum of all.
+# $\sqrt D$ (the reason comes below). Softmax makes weights of it that sum to 1: the exponential of each, divided by the sum of all.
 #
 # **Predict.** *charge* has the query (3, 2). Which of the four tokens gets most of its attention, and what do *will* and *charge* itself get?
 
@@ -310,7 +312,7 @@ for heads in (1, 12):
     print(f"{heads:2} heads: {sum(array.size for array in jax.tree.leaves(nnx.state(layer))):,} parameters")
 
 # %% [markdown]
-# None: the same matrices, cut differently. Nor do the products $QK^\top$ cost more: $N$ times $T^2 D$ is $T^2 H$. What grows is the
+# Not one: the same matrices, cut differently. Nor do the products $QK^\top$ cost more: $N$ times $T^2 D$ is $T^2 H$. What grows is the
 # number of weights, $[B, N, T, T]$.
 #
 # Now with the real model: MiniLM, six layers, twelve heads, $D = 32$. A whole attention layer, from your own pieces:

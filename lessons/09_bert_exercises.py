@@ -50,32 +50,38 @@ sixteen_heads = (
 check.two_sizes(multilingual, sixteen_heads)
 
 # %% [markdown]
-# ## 9.2 A decoder's mask, with padding · 6 min · ●●○
+# ## 9.2 Half BERT, half GPT · 6 min · ●●○
 #
-# Write `causal_mask(mask)`. `mask` is `[B, T]`, 1 at a real token and 0 at padding. The result is `[B, T from, T to]`, whole numbers: 1 where
-# token *from* may look at token *to*. It may if *to* is real and does not come after *from*. Padding may stand on either side.
+# A model that answers messages can read the message as BERT does, both ways, and write the answer behind it as GPT does. Only the mask
+# of exercise 8.5 has to change. Write `prefix_mask(mask, prefix)`. `mask` is `[B, T]`, 1 at a real token and 0 at padding, which stands at the end.
+# `prefix` is `[B]`: so many tokens, counted from the first, are the message; what follows is the answer. The result is `[B, T from, T to]`,
+# whole numbers, 1 where token *from* may look at token *to*. Every token may look at the whole message; at the answer, only at
+# what does not come after itself; at padding, never.
 #
 # <details><summary>Nudge</summary>
 #
-# Two conditions, and both must hold. One depends on the row of the batch and on *to*, the other on *from* and *to*.
+# Begin with the triangle. Which places above its diagonal become visible, and what decides it: *from*, *to*, or both?
 #
 # </details>
 # <details><summary>Outline</summary>
 #
-# `jnp.tril` of ones, `[T, T]`, is the second. The first is `mask` with a new axis for *from*, `[B, 1, T]`. Broadcasting multiplies them.
+# `jnp.arange(T) < prefix[:, None]`, `[B, T to]`, is True at the message. The triangle *or* this has to allow it, and the mask as well. Both
+# lack an axis for *from*: `[:, None, :]`.
 #
 # </details>
 
 
 # %%
-def causal_mask(mask):
+def prefix_mask(mask, prefix):
     # BEGIN SOLUTION
-    length = mask.shape[1]
-    return mask[:, None, :] * jnp.tril(jnp.ones((length, length), int))  # [B, 1, T] · [T, T] → [B, T, T]
+    places = jnp.arange(mask.shape[1])
+    message = places < prefix[:, None]  # [B, T to]
+    causal = places <= places[:, None]  # [T from, T to]
+    return mask[:, None, :] * (causal | message[:, None, :])  # [B, T from, T to]
     # END SOLUTION
 
 
-check.causal_mask(causal_mask)
+check.prefix_mask(prefix_mask)
 
 # %% [markdown]
 # ## 9.3 The message that changed overnight · 8 min · ●●○
@@ -241,8 +247,8 @@ check.first_depths(predictions)
 # - One dense layer, `c_attn`, makes queries, keys and values at once: `[H, 3·H]`, queries first, values last.
 # - The mask is causal. (No padding here.)
 #
-# Write `gpt2_layer(p, x, heads)` for `x` of shape `[B, T, H]`. `p` has the file's own names, each with `.weight` and `.bias`: `ln_1`,
-# `attn.c_attn`, `attn.c_proj`, `ln_2`, `mlp.c_fc`, `mlp.c_proj`.
+# Write `gpt2_layer(p, x, heads)` for `x` of shape `[B, T, H]`. `p` is one flat dictionary with the file's own names, each with `.weight` and
+# `.bias` behind it, such as `p["ln_1.weight"]`: `ln_1`, `attn.c_attn`, `attn.c_proj`, `ln_2`, `mlp.c_fc`, `mlp.c_proj`.
 #
 # <details><summary>Nudge</summary>
 #

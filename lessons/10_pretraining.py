@@ -101,8 +101,8 @@ print(f"entropy of the validation words, with hindsight: {entropy:.2f} nats")
 assert entropy < unigram_loss < np.log(V - FIRST_WORD)
 
 # %% [markdown]
-# A loss in nats is hard to picture. Its exponential is not: **perplexity** $= e^{\text{loss}}$ says *among how many equally likely words the
-# model is as undecided*. **Predict:** what is the perplexity of the model that knows nothing?
+# A loss in nats is hard to picture. Its exponential is not. **Perplexity**, $e^{\text{loss}}$, of 100 means: *the model is as undecided as
+# somebody who has to guess among 100 equally likely words*. **Predict:** what is the perplexity of the model that knows nothing?
 
 # %%
 for name, loss in {"knows nothing": np.log(V - FIRST_WORD), "unigram": unigram_loss, "with hindsight": entropy}.items():
@@ -215,6 +215,7 @@ for name, part in sizes.items():
 # %%
 def scores_at(graph, params, inputs, places, sight):
     model = nnx.merge(graph, params)
+    sight = jnp.broadcast_to(sight, (len(inputs), LENGTH, LENGTH))  # the same for all rows, where only one came
     hidden = model.bert(inputs, sight)  # [B, T, H]
     hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)  # [B, K, H]
     return score_words(model, hidden)  # [B, K, V]
@@ -342,7 +343,8 @@ assert lowest < unigram_on_gaps - 0.2 and near[-1, 1] < unigram_on_gaps
 # Off the plateau in a few passes. No table of frequencies can do this, not even the one that had read the exam: the network uses the context.
 #
 # Look at the dashed line, too. The training loss falls on while the exam loss has stopped: from there the network learns 911
-# messages by heart. BERT made about 40 passes too, over a text a hundred thousand times as long.
+# messages by heart. BERT made about 40 passes, more than ours, but over a text a hundred thousand times as long. (The dashed line begins
+# *above* the exam's, since the exam asks only for words that both texts hold, the frequent ones; training asks for all its rare ones as well.)
 #
 # ## What does it put into the gap?
 #
@@ -465,7 +467,7 @@ curves = {
 }
 for name, (history, colour, line) in curves.items():
     ax.plot(range(1, len(history) + 1), history[:, 1], line, color=colour, label=name)
-ax.axhline(unigram_loss, color=plots.BLACK, linewidth=0.8, linestyle=":")
+ax.axhline(unigram_loss, color=plots.BLACK, linewidth=0.8, linestyle=":", label="unigram")
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plots.finish(ax, "Fewer questions slow it down; not knowing where to look stops it", "passes", "exam loss (nats)")
 
@@ -485,8 +487,8 @@ assert 1.3 <= some / every <= 4 and beside <= 3 * some and never is None
 # %% [markdown]
 # **Half true.** Asked for fewer words, the same GPT does need more passes, though not $47/7 \approx 7$ times as many: words in one
 # row teach similar things. But that is not what holds BERT back here. A GPT with just as few questions learns at once; so does a BERT that
-# knows where to look. The difference between the outer two curves is *where the answer stands*. A GPT's best clue, the last word, is at the very
-# place that is asked, and no attention is needed to get there. Is that so? Take away the rest, and let each token see only itself.
+# knows where to look. What sets the GPTs apart from the BERT that sees everybody is *where the answer stands*. A GPT's best clue, the last word,
+# is at the very place that is asked, and no attention is needed to get there. Is that so? Take away the rest, and let each token see only itself.
 
 # %%
 only_itself = np.eye(LENGTH, dtype=int)[None]  # [1, T, T]
@@ -559,7 +561,7 @@ assert shares["ours"] > max(shares["people"], 2 * shares["a lottery of words"])
 
 # %% [markdown]
 # It sounds like the desk, it is nobody's message, and it means nothing. Its pairs are *more* familiar than people's: people say things that were
-# not said before.
+# not said before, with words that are new, and no temperature below 1 keeps them to what is likely.
 #
 # ## What would more text buy? What would more width?
 #
@@ -581,10 +583,11 @@ for width in (8, 16, 32):
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
-left.semilogx([part * len(train) for part in sorted(by_text)], [by_text[part] for part in sorted(by_text)], "o-", base=2)
+left.semilogx([part * len(train) for part in sorted(by_text)], [by_text[part] for part in sorted(by_text)], "o-", base=2, color=plots.BLUE)
 right.semilogx(sorted(by_width), [by_width[width] for width in sorted(by_width)], "o-", base=2, color=plots.GREEN)
 for ax in (left, right):
     ax.axhline(unigram_loss, color=plots.BLACK, linewidth=0.8, linestyle=":")
+    ax.annotate("unigram", (0.98, unigram_loss), xytext=(0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
 left.set_xticks([part * len(train) for part in sorted(by_text)], [f"{part * len(train):,.0f}" for part in sorted(by_text)])
 right.set_xticks(sorted(by_width), sorted(by_width))
 plots.finish(left, "Every doubling of the text still pays …", "pieces of training text", "best exam loss (nats)")
@@ -596,11 +599,11 @@ print("the last doubling of the text gained at least three times as much as that
 assert text_gain > 3 * width_gain and text_gain > 0.1
 
 # %% [markdown]
-# So who has to decide for this desk buys text and not a larger network. That is what the curves say, and here is what they do not:
+# So whoever decides for this desk buys text and not a larger network. That is what the curves say, and here is what they do not:
 #
 # - *Four points, one seed, a factor of eight.* Ours do not even lie on a line: with an eighth of the text there is nothing to learn
-#   but frequencies. Kaplan and colleagues saw straight lines, on two logarithmic axes, over up to seven powers of ten, and that is what
-#   "scaling law" means.
+#   but frequencies. Kaplan and colleagues saw straight lines, on two logarithmic axes, some over more than seven powers of ten, and that
+#   is what "scaling law" means.
 # - *The loss has a floor.* No model can know which order number comes next. A curve that falls like ours must bend before it gets there.
 # - *Text and width belong together.* At 28,000 pieces width buys little **because** text is scarce. Hoffmann and colleagues found that
 #   with more computing both should grow alike; either curve alone gives bad advice.
@@ -654,7 +657,7 @@ assert same_group(scratch) < same_group(real) / 2
 # 2. The loss to beat is that of word frequencies. Perplexity is its exponential, and comparable only for one vocabulary.
 # 3. Of the 15 % chosen words 80 % become `[MASK]`, 10 % a random word, 10 % stay; all words are read.
 # 4. BERT and GPT differ by a mask and by what is asked. On little text GPT gets going sooner, since its best clue needs no looking.
-# 5. On 28,000 pieces more text helps and more width does not. A measured curve holds where it was measured.
+# 5. On 28,000 pieces more text helps, and width beyond 32 hardly. A measured curve holds where it was measured.
 #
 # **Exercises:** [10 · Exercises](../exercises/10_pretraining_exercises.ipynb), six of them, 49 minutes.
 #

@@ -50,8 +50,8 @@ check.updates_and_warmup(updates, warmup)
 #
 # **Predict, then run.** You try twenty recipes. Although you cannot know it, they all make equally good models: each is right on
 # 80 % of all messages there could ever be. You score all twenty on the 452 test messages and report the best score. What will it be,
-# typically: `"0.800"`, `"0.810"`, `"0.835"` or `"0.880"`? And what will that best model score on the next ten thousand messages?
-# (Take the twenty scores as independent.)
+# typically: `"0.800"`, `"0.810"`, `"0.835"` or `"0.880"`? And what will that best model score on the next ten thousand messages:
+# one of these, or `"0.765"`? (Write both in quotation marks, and take the twenty scores as independent.)
 #
 # <details><summary>Nudge</summary>
 #

@@ -2,7 +2,7 @@
 # # 13 · Exercises: how do I make it big and fast?
 #
 # Five exercises, 40 minutes. Replace each `...` by your answer and run the cell: its last line says `passed`, or what is
-# wrong. You have as many tries as you like. Difficulty is ●○○, ●●○ or ●●●; hints open with a click. The lesson is
+# wrong. You have as many tries as you like. Difficulty is ●○○ or ●●○; hints open with a click. The lesson is
 # [here](../notebooks/13_gpu_tpu_scale.ipynb).
 
 # %%
@@ -161,7 +161,7 @@ def combine(gradients, rows):
 check.combine(combine)
 
 # %% [markdown]
-# ## 13.5 A stream for every process · 9 min · ●●●
+# ## 13.5 A stream for every process · 9 min · ●●○
 #
 # Eight processes read one file of messages. Every message must be read by exactly one of them, and their loads may differ by
 # at most one message: a process that runs out early leaves the others waiting in the all-reduce. After an interruption a

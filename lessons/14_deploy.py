@@ -3,7 +3,7 @@
 #
 # | reading | runs in | needs | afterwards you can |
 # |---|---|---|---|
-# | 35 min | about 40 s | 11 (12 helps) | put a model behind HTTP so that it stays up, say what a slow answer costs, ship it as a file, halve its weights, notice that the world has changed, and go back to yesterday's version |
+# | 35 min | under a minute | 11 (12 helps) | put a model behind HTTP so that it stays up, say what a slow answer costs, ship it as a file, halve its weights, notice that the world has changed, and go back to yesterday's version |
 #
 # The router sorts messages, in a notebook, on your machine. On Monday the shop's website wants to ask it, at noon sixty visitors
 # at a time. None of them has Flax, or you. **What has to be true before others can rely on it?** This page takes the model of
@@ -45,8 +45,9 @@ from course_lib.predict import predict_logits
 
 model, tokenizer = load_pretrained(first), load_tokenizer(first)
 copy = save_pretrained(model, versions / "copy", tokenizer)
-examples = tokenize(tokenizer, test.texts[:32], 128)
-same = np.array_equal(predict_logits(load_pretrained(copy), examples), predict_logits(model, examples))
+examples = tokenize(tokenizer, test.texts[:32], 64)
+loaded, saved = (predict_logits(each, examples, buckets=(64,)) for each in (load_pretrained(copy), model))
+same = np.array_equal(loaded, saved)
 print("the same logits to the last bit:", same)
 assert same
 
@@ -63,7 +64,7 @@ assert same
 # %%
 from course_lib.batching import ServedModel
 
-served = ServedModel(first, lengths=(16, 32, 64, 128))
+served = ServedModel(first, lengths=(32, 64, 128))
 print(len(served.shapes), "programs, such as", served.shapes[0], "and", served.shapes[-1], "(texts, tokens)")
 
 
@@ -80,13 +81,14 @@ def milliseconds(text):
 
 # %%
 alone = np.array([milliseconds(text) for text in test.texts[:200]])
-mean, p50, p95, p99 = alone.mean(), *np.percentile(alone, [50, 95, 99])
+mean, p50, p99 = alone.mean(), *np.percentile(alone, [50, 99])
 
 fig, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
 ax.hist(np.minimum(alone, 1.3 * p99), bins=60, color=plots.SKY)
-for value, name, height in ((p50, "p50", 0.95), (mean, "mean", 0.75), (p99, "p99", 0.95)):
+behind = dict(facecolor="white", edgecolor="none", pad=1)
+for value, name, height in ((p50, "p50", 0.92), (mean, "mean", 0.75), (p99, "p99", 0.92)):
     ax.axvline(value, color=plots.VERMILLION)
-    ax.annotate(f" {name}: {value:.1f} ms", (value, height), xycoords=("data", "axes fraction"))
+    ax.annotate(f" {name}: {value:.1f} ms", (value, height), xycoords=("data", "axes fraction"), bbox=behind)
 title = f"One in a hundred waits {p99 / p50:.1f} times as long as the one in the middle"
 plots.finish(ax, title, "time to the answer (ms)", "messages")
 print("one in a hundred waits more than twice as long as the one in the middle:", bool(p99 > 2 * p50))
@@ -220,7 +222,7 @@ for rate in (50, 600):
 from course_lib.serve import running
 from course_lib.service import Settings
 
-LENGTHS = (16, 32, 64, 128)  # no ticket is longer
+LENGTHS = (32, 64, 128)  # no ticket is longer
 services = contextlib.ExitStack()
 url = services.enter_context(running(first, Settings(lengths=LENGTHS, admin_key="only-for-the-operator")))
 client = httpx.Client(base_url=url, trust_env=False, timeout=30)  # trust_env: no proxy stands between us and ourselves
@@ -310,20 +312,22 @@ def runs(client):
 
 
 texts = test.texts[:240]
+some, rounds, before = texts[:80], {"single": [], "batched": []}, runs(client)
 with running(first, Settings(lengths=LENGTHS, max_batch=1)) as single_url:
     with httpx.Client(base_url=single_url, trust_env=False, timeout=30) as single_client:
-        single_answers, single_waits, single_rate = load(single_client, texts)
+        for _ in range(3):  # in turn, so that what disturbs the machine disturbs both
+            rounds["single"].append(load(single_client, some))
+            rounds["batched"].append(load(client, some))
+batched_runs = (runs(client) - before) / 3
 
 # %%
-before = runs(client)
-answers, waits, rate = load(client, texts)
-batched_runs = runs(client) - before
-
+single_answers, single_waits, single_rate = max(rounds["single"], key=lambda one: one[2])  # the fastest round of each
+answers, waits, rate = max(rounds["batched"], key=lambda one: one[2])
 labels = [answer.json()["predictions"][0]["label"] for answer in answers]
 single_labels = [answer.json()["predictions"][0]["label"] for answer in single_answers]
 print("both gave the same answers:", labels == single_labels)
-print("the model ran less than half as often:", batched_runs < len(texts) / 2)
-assert labels == single_labels and batched_runs < len(texts) / 2
+print("the model ran less than half as often:", batched_runs < len(some) / 2)
+assert labels == single_labels and batched_runs < len(some) / 2
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
@@ -336,8 +340,9 @@ title = f"Sixteen callers, {rate / single_rate:.1f} times the answers a second"
 plots.finish(ax, title, "time to the answer (ms)", "callers answered (%)")
 
 # %% [markdown]
-# Here callers and service share two cores and one Python process, so these are not record speeds. `benchmarks/serve.py` measures properly, with
-# 1, 8 and 64 callers in a process of their own, beside a transformers server with PyTorch, and writes a table of what came out.
+# Far fewer runs, and yet not many more answers: here callers and service share two cores and one Python process.
+# `benchmarks/serve.py` measures properly, with 1, 8 and 64 callers in a process of their own, beside a transformers server
+# with PyTorch, and writes a table of what came out.
 #
 # **Predict.** Now a service whose queue holds 8 messages meets 40 callers at once. What happens to the other callers?
 
@@ -433,9 +438,9 @@ from course_lib.data import class_indices
 from course_lib.export import STORAGE, parameters, probabilities_of, restore, store
 
 teams = model.config.labels
-true = class_indices(test, teams)[: len(texts)]
+true = class_indices(test, teams)[:160]
 arrays = parameters(model)
-examples = tokenize(tokenizer, texts, 128)
+examples = tokenize(tokenizer, texts[:160], 64)
 
 
 def with_stored(stored):
@@ -466,7 +471,7 @@ print(f"{sum(array.size for array in arrays.values()) / 1e6:.1f} million numbers
 rows, predicted = {}, {}
 for storage in STORAGE:
     stored = store(arrays, storage)
-    predicted[storage] = predict_logits(with_stored(stored), examples).argmax(-1)
+    predicted[storage] = predict_logits(with_stored(stored), examples, buckets=(32, 64)).argmax(-1)
     rows[storage] = {
         "MiB": sum(array.nbytes for array in stored.values()) / 2**20,
         "ms a message": fastest(stored),
@@ -481,8 +486,9 @@ smaller = table.loc["float32", "MiB"] / table.loc["int8", "MiB"]
 faster = table.loc["float32", "ms a message"] / table.loc["int8", "ms a message"]
 print(f"smaller: {smaller:.1f} times")
 print("faster:", bool(faster > 1))
-print("changes at most one answer in fifty:", bool(table.loc["int8", "changed answers"] <= len(texts) / 50))
-assert smaller > 3.8 and faster < 1 and table.loc["int8", "changed answers"] <= len(texts) / 50
+print("changes at most one answer in fifty:", bool(table.loc["int8", "changed answers"] <= len(true) / 50))
+assert smaller > 3.8 and faster < 1 and table.loc["int8", "changed answers"] <= len(true) / 50
+del served, model, arrays, stored  # from here on the service alone answers; give their memory back
 
 # %% [markdown]
 # **Smaller: true. Faster: no, slower. Less accurate: not that we could see.** The weights arrive in 8 bits, but the arithmetic is done
@@ -584,7 +590,8 @@ for messages, bins in ((60, 10), (60, 5), (200, 10), (200, 5)):
 
 # %% [markdown]
 # **False for small numbers.** Without any shift PSI is about $(B - 1)(1/n + 1/m)$ for $B$ bins and $n$ and $m$ messages, and that is
-# not 0. Set your threshold by such a simulation, or use a test that knows its own noise:
+# not 0. Set your threshold by such a simulation, or use a test that knows its own noise. The Kolmogorov–Smirnov test looks for the
+# largest gap between two curves of the figure above; its *p-value* is how often chance alone makes one so large.
 
 # %%
 from scipy.stats import ks_2samp
@@ -674,7 +681,7 @@ shutil.rmtree(versions)
 # 4. 16 or 8 bits make the weights two or four times smaller. Speed and accuracy you measure, with your model on your machine.
 # 5. Watch what goes in and what comes out, keep canaries with known answers, and keep the version before within reach.
 #
-# **Exercises:** [14 · Exercises](../exercises/14_deploy_exercises.ipynb), six of them, 50 minutes.
+# **Exercises:** [14 · Exercises](../exercises/14_deploy_exercises.ipynb), six of them, 52 minutes.
 #
 # **Next:** there is no 15 yet. Take `course finetune` and `course serve` to a problem of your own; [lesson 00](00_start_here.ipynb) has the table that
 # tells whether it is worth it.

@@ -41,6 +41,11 @@ def heads_of(query, key, mask, heads, *, reshape=True, size=None, axis=True, hid
     return jax.nn.softmax(jnp.where(visible == 1, scores, hidden) if use else scores)
 
 
+def both_ends(query, key, mask, heads):
+    scores = jnp.log(jnp.maximum(heads_of(query, key, mask, heads), 1e-30))
+    return jax.nn.softmax(jnp.where((mask[:, None, :, None] * mask[:, None, None, :]) == 1, scores, HIDDEN))
+
+
 def root_of_width(width, size):
     return width**0.5
 
@@ -81,6 +86,9 @@ class TestAttention(ExerciseContract):
             ("as a query does", ((8, 50, 12, 32), 16)),
             ("Does each head draw its own?", ((8, 50, 50), 16)),
             ("In which order", ((8, 50, 50, 12), 16)),
+            ("In which order", ((12, 8, 50, 50), 16)),
+            ("A factor was asked for", ((8, 12, 50, 50), 8 * 12 * 200 * 200)),
+            ("such as (8, 50, 12, 32).", ("8, 12, 50, 50", 16)),
             ("How many are in the batch?", ((12, 50, 50), 16)),
             ("what comes out", ((8, 50, 384), 16)),
             ("at how many does each of them look?", ((8, 12, 50, 50), 4)),
@@ -100,10 +108,12 @@ class TestAttention(ExerciseContract):
             ("the root of D missing", lambda *given: attend(*given, divide=1)),
             ("not by D", lambda q, k, v, mask: attend(q, k, v, mask, divide=q.shape[-1])),
             ("not the number of tokens", lambda q, k, v, mask: attend(q, k, v, mask, divide=len(k) ** 0.5)),
+            ("a value has E numbers", lambda q, k, v, mask: attend(q, k, v, mask, divide=v.shape[-1] ** 0.5)),
             ("over who looks", lambda *given: attend(*given, axis=0)),
             ("What do they mix?", lambda q, k, v, mask: attend(q, k, jnp.eye(len(k)), mask)),
             ("Is the softmax missing?", lambda q, k, v, mask: jnp.where(mask == 1, scores_of(q, k), 0) @ v),
             ("raised TypeError", lambda q, k, v, mask: q @ "k"),
+            ("Write the shapes below one another", lambda q, k, v, mask: q @ k),
         ],
         "three_bugs_in_attention": [
             ("(3 bugs left.)", from_notebook(lambda notebook: notebook["broken_weights"])),
@@ -111,6 +121,12 @@ class TestAttention(ExerciseContract):
             ("looked at, the last axis. (One bug", lambda *given: heads_of(*given, axis=False)),
             ("the size of one head. (One bug", lambda *given: heads_of(*given, size=root_of_width)),
             ("(2 bugs left.)", lambda *given: heads_of(*given, size=root_of_width, axis=False)),
+            ("does one token's head get? (2", lambda *given: heads_of(*given, reshape=False, axis=False)),
+            ("the size of one head. (2", lambda *given: heads_of(*given, reshape=False, size=root_of_width)),
+            ("not of the number of heads", lambda *given: heads_of(*given, size=lambda width, d: (width // d) ** 0.5)),
+            ("What padding itself sees", both_ends),
+            ("the other order of N and D", lambda q, k, mask, heads: heads_of(*(
+                x.reshape(*x.shape[:2], -1, heads).swapaxes(2, 3).reshape(x.shape) for x in (q, k)), mask, heads)),
             ("Is the attention mask used?", lambda *given: heads_of(*given, use=False)),
             ("not by the size itself", lambda *given: heads_of(*given, size=lambda width, size: size)),
             ("Is the division gone?", lambda *given: heads_of(*given, size=lambda width, size: 1)),
@@ -132,6 +148,7 @@ class TestAttention(ExerciseContract):
             ("not where it looks", lambda mask: tril(mask) & (mask[:, :, None] == 1)),
             ("not where it looks", lambda mask: tril(mask) & (mask[:, :, None] * mask[:, None, :] == 1)),
             ("not `|`", lambda mask: tril(mask) | (mask[:, None, :] == 1)),
+            ("which one does the mask [B, T] lack?", lambda mask: tril(mask) & (mask == 1)),
             ("the other way round", lambda mask: ~(tril(mask) & (mask[:, None, :] == 1))),
             ("True or False were expected", lambda mask: tril(mask) * mask[:, None, :]),
         ],
@@ -140,6 +157,10 @@ class TestAttention(ExerciseContract):
             ("long messages count more", mean_of_means),
             ("the next token", lambda *given: mean_back(*given, offset=1)),
             ("the diagonal itself", diagonal_itself),
+            ("the first included", lambda weights, mask: (
+                jnp.diagonal(weights, axis1=2, axis2=3) * mask[:, None]).sum(axis=(0, 2)) / mask.sum()),
+            ("Which entries of the mask", lambda weights, mask: (
+                back_of(weights, mask)[0] * mask[:, None, :-1]).sum(axis=(0, 2)) / mask[:, :-1].sum()),
             ("divide by fewer", lambda weights, mask: mean_back(weights, mask, divide=mask.sum())),
             ("the number to divide by.", lambda weights, mask: mean_back(weights, mask, divide=mask[:, 1:].size)),
             ("Nor is the first", lambda weights, mask: mean_back(weights, mask, divide=mask.size)),

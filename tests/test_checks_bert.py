@@ -17,6 +17,21 @@ def to(mask):
     return mask[:, None, :]
 
 
+def message(mask, prefix):
+    return (jnp.arange(mask.shape[1]) < prefix[:, None]).astype(int)
+
+
+def prefixed(mask, prefix, k=0):
+    return to(mask) * (tril(mask, k=k) | message(mask, prefix)[:, None, :])
+
+
+def apart(mask, prefix):
+    """The message sees itself, and the answer sees itself."""
+    own = message(mask, prefix)
+    same = own[:, :, None] == own[:, None, :]
+    return prefixed(mask, prefix) * same
+
+
 def unit(x, axis=-1):
     return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-9)
 
@@ -105,25 +120,34 @@ class TestBert(ExerciseContract):
             ("And the rest of the model?", (89_025 * 768, BASE)),
             ("no layer back to the vocabulary", (BASE + 2 * 89_025 * 768, BASE)),
             ("no bias over the vocabulary", (MULTILINGUAL + 89_025, BASE)),
+            ("What changes is their size", (MULTILINGUAL + 1, BASE)),
             ("Where would the number of heads be in it?", (MULTILINGUAL, BASE + 12 * 4 * 4 * 48 * 768)),
             ("a whole number was expected", (float(MULTILINGUAL), BASE)),
             ("a whole number was expected", (MULTILINGUAL, "the same")),
         ],
-        "causal_mask": [
-            ("This looks ahead", lambda mask: to(mask) * tril(mask).T),
-            ("A token may look at itself", lambda mask: to(mask) * tril(mask, k=-1)),
-            ("And the padding?", lambda mask: jnp.broadcast_to(tril(mask), (*mask.shape, mask.shape[1]))),
-            ("not who looks", lambda mask: mask[:, :, None] * tril(mask)),
-            ("A padding token may look", lambda mask: mask[:, :, None] * to(mask) * tril(mask)),
-            ("Nothing hides what comes after", lambda mask: jnp.broadcast_to(to(mask), (*mask.shape, mask.shape[1]))),
-            ("one mask for all rows", tril),
-            ("one for the heads comes later", lambda mask: (to(mask) * tril(mask))[:, None]),
-            ("integers were expected", lambda mask: (to(mask) * tril(mask)).astype(float)),
+        "prefix_mask": [
+            ("That is GPT's mask", lambda mask, prefix: to(mask) * tril(mask)),
+            ("That is BERT's mask", lambda mask, prefix: jnp.broadcast_to(to(mask), (*mask.shape, mask.shape[1]))),
+            ("And the padding?", lambda mask, prefix: tril(mask) | message(mask, prefix)[:, None, :]),
+            ("A padding token may look", lambda *given: given[0][:, :, None] * prefixed(*given)),
+            ("has to see the message, too", apart),
+            ("may look at itself, too", lambda *given: prefixed(*given, k=-1)),
+            ("This looks ahead", lambda mask, prefix: to(mask) * (tril(mask).T | message(mask, prefix)[:, None, :])),
+            ("not *from*", lambda mask, prefix: to(mask) * (tril(mask) | message(mask, prefix)[:, :, None])),
+            ("prefix is a number of tokens", lambda mask, prefix: prefixed(mask, prefix + 1)),
+            ("a message of its own length", lambda mask, prefix: prefixed(mask, prefix[:1])),
+            ("one is enough", lambda mask, prefix: to(mask) * tril(mask) * message(mask, prefix)[:, None, :]),
+            ("one for the heads comes later", lambda *given: prefixed(*given)[:, None]),
+            ("do mask, [B, T], and prefix, [B], lack?", lambda mask, prefix: mask * tril(mask)),
+            ("integers were expected", lambda *given: prefixed(*given).astype(float)),
         ],
         "sentence_vectors": [
             ("Two things are wrong", from_notebook(lambda nb: nb["broken_vectors"])),
             ("What stands at padding is in the mean", lambda hidden, mask: unit(hidden.mean(axis=1))),
             ("over the whole batch", lambda hidden, mask: unit(mean(hidden, mask), None)),
+            ("over the whole batch", lambda hidden, mask: unit(masked(hidden, mask), None)),
+            ("the length is its root", lambda hidden, mask: masked(hidden, mask) / jnp.maximum(
+                (masked(hidden, mask) ** 2).sum(-1, keepdims=True), 1e-9)),
             ("over the batch, axis 0", lambda hidden, mask: unit(mean(hidden, mask), 0)),
             ("Is the scaling to length 1 missing?", mean),
             ("That is the sum over the tokens", lambda hidden, mask: masked(hidden, mask)),

@@ -100,6 +100,13 @@ def caller(
     return ask
 
 
+def with_value_error(call, sleep, tries):
+    try:
+        return caller()(call, sleep, tries)
+    except RuntimeError as error:
+        raise ValueError("no answer") from error
+
+
 def judge(rule):
     def fit(old, new, canaries):
         texts, true = list(canaries), list(canaries.values())
@@ -118,6 +125,7 @@ class TestDeploy(ExerciseContract):
             ("Nobody overtakes", (200, 100)),
             ("the other number of callers", (400, 400)),
             ("Callers, divided by answers", (2500, 5000)),
+            ("Your own message takes its time, too", (393.75, 193.75)),
             ("is not a time", (64 * 160, 32 * 160)),
             ("Imagine the service with one caller", (17, 17)),
             ("a str came", ("400", "200")),
@@ -133,7 +141,7 @@ class TestDeploy(ExerciseContract):
             ("Nobody waits, so nobody leaves", leave(empty=1)),
             ("everybody who is there goes with it", only_the_patient),
             ("The oldest has waited max_wait", newest),
-            ("list index out of range", lambda waiting, now, most, wait: len(waiting) * (now - waiting[0] >= wait)),
+            ("may be empty", lambda waiting, now, most, wait: len(waiting) * (now - waiting[0] >= wait)),
         ],
         "to_int8": [
             ("cuts towards zero", bits(round=lambda x: x)),
@@ -147,6 +155,8 @@ class TestDeploy(ExerciseContract):
             ("the largest value is 63", bits(divide=63)),
             ("int8 was expected", bits(dtype=np.int32)),
             ("divide the largest weight by 127, not 128", bits(divide=128)),
+            ("Round to the nearest", bits(round=np.floor)),
+            ("steps are float16", bits(swap=lambda values, steps: (values, steps.astype(np.float16)))),
             ("a pair was expected", bits(swap=lambda values, steps: values)),
             ("another step than was divided by", bits(swap=lambda values, steps: (values, steps * 127))),
             ("It belongs to the caller", in_place),
@@ -162,6 +172,7 @@ class TestDeploy(ExerciseContract):
             ("batch them", batches(one=1)),
             ("at once, with max_batch", batches(one=100)),
             ("`run` takes a list of texts", lambda texts, run, most: [run(text) for text in texts]),
+            ("texts went through `run`", lambda texts, run, most: [text.upper() for text in texts]),
             ("a tuple came back", lambda texts, run, most: tuple(batches()(texts, run, most))),
         ],
         "ask": [
@@ -174,6 +185,7 @@ class TestDeploy(ExerciseContract):
             ("what the service says, or 1 second", caller(wait=lambda after: 1)),
             ("nothing was raised", caller(give_up=False)),
             ("the answer alone", caller(whole=True)),
+            ("a RuntimeError was asked for", with_value_error),
             ("Is there a try left?", caller(retry=())),
         ],
         "fit_to_go_live": [

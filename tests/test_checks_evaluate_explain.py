@@ -35,6 +35,11 @@ def empty_bins_counted(confidence, right, bins):
     return sum(m.mean() * abs(right[m].mean() - confidence[m].mean()) for m in masks)
 
 
+def largest_gap(confidence, right, bins):
+    masks = [(b / bins < confidence) & (confidence <= (b + 1) / bins) for b in range(bins)]
+    return max(abs(right[m].mean() - confidence[m].mean()) for m in masks if m.any())
+
+
 def middles(confidence, right, bins):
     masks = [(b / bins < confidence) & (confidence <= (b + 1) / bins) for b in range(bins)]
     return sum(m.mean() * abs(right[m].mean() - (b + 0.5) / bins) for b, m in enumerate(masks) if m.any())
@@ -52,6 +57,12 @@ def bell_curve(right_a, right_b, draws):
     a, b = accuracies(right_a, right_b, draws)
     middle, half = right_a.mean() - right_b.mean(), 1.96 * (a - b).std()
     return middle - half, middle + half
+
+
+def bell_curve_about_the_mean(right_a, right_b, draws):
+    difference = np.subtract(*accuracies(right_a, right_b, draws))
+    half = 1.96 * difference.std()
+    return difference.mean() - half, difference.mean() + half
 
 
 def own_resamples(right_a, right_b, draws):
@@ -79,6 +90,11 @@ def policy(choose="validation", pay="test", kept_only=(False, False), strict=Fal
         return best, cost(pay, best, kept_only[1])
 
     return honest_policy
+
+
+def keeps_something(validation, test, thresholds, *costs):
+    possible = [threshold for threshold in thresholds if (validation[0] >= threshold).any()]
+    return policy()(validation, test, possible, *costs)
 
 
 def path_gradients(f, x, baseline, alphas):
@@ -140,6 +156,7 @@ class TestEvaluateExplain(ExerciseContract):
                 inside=lambda c, low, high: (low <= c) & ((c < high) | (high == 1) & (c == 1)))),
             ("Was it left out?", ece(inside=lambda c, low, high: (low <= c) & (c < high))),
             ("a single number was expected", lambda confidence, right, bins: abs(right - confidence)),
+            ("That is the largest gap", largest_gap),
         ],
         "difference_interval": [
             ("That is b - a", lambda a, b, draws: interval(np.subtract(*accuracies(b, a, draws)))),
@@ -150,6 +167,15 @@ class TestEvaluateExplain(ExerciseContract):
             ("on the same resample", own_resamples),
             ("average over its messages", lambda a, b, draws: interval(np.subtract(*accuracies(a, b, draws, 0)))),
             ("without assuming a bell curve", bell_curve),
+            ("lie evenly about the mean", bell_curve_about_the_mean),
+            ("lower limit comes first", lambda a, b, draws: interval(np.subtract(*accuracies(a, b, draws)))[::-1]),
+            ("the smallest and the largest", lambda a, b, draws: interval(
+                np.subtract(*accuracies(a, b, draws)), (0, 1))),
+            ("find the same messages hard", lambda a, b, draws: (
+                interval(a[draws].mean(1))[0] - interval(b[draws].mean(1))[1],
+                interval(a[draws].mean(1))[1] - interval(b[draws].mean(1))[0])),
+            ("not which of them is right", lambda a, b, draws: interval((a ^ b)[draws].mean(axis=1))),
+            ("xor would lose the sign", lambda a, b, draws: interval((a[draws] - b[draws]).mean(axis=1))),
             ("an array of shape (2,) was expected", lambda a, b, draws: a.mean() - b.mean()),
             ("two numbers were expected", lambda a, b, draws: accuracies(a, b, draws)),
         ],
@@ -163,6 +189,11 @@ class TestEvaluateExplain(ExerciseContract):
             ("A message at the threshold itself is kept", policy(strict=True)),
             ("the dearest threshold", policy(pick=np.argmax)),
             ("Is the cost of what humans get missing?", policy(human=0)),
+            ("humans read it all", keeps_something),
+            ("the other way round", policy(choose="test", pay="validation")),
+            ("the lowest was asked for", policy(pick=lambda costs: len(costs) - 1 - np.argmin(costs[::-1]))),
+            ("The threshold comes first", lambda *given: policy()(*given)[::-1]),
+            ("not all of them", lambda v, test, *given: np.multiply(policy()(v, test, *given), [1, len(test[1])])),
         ],
         "integrated_gradients": [
             ("where is the path?", ig(alphas=lambda steps: [1.0])),
@@ -177,6 +208,12 @@ class TestEvaluateExplain(ExerciseContract):
                 f, x, 0 * x, (np.arange(steps) + 0.5) / steps).mean(axis=0)),
             ("is there a sum too many?", ig(combine=lambda g, x, b: ((x - b) * g.mean(axis=0)).sum())),
             ("The sign is turned round", ig(combine=lambda g, x, b: (b - x) * g.mean(axis=0))),
+            ("Scores keep their sign", ig(combine=lambda g, x, b: abs((b - x) * g.mean(axis=0)))),
+            ("this one from zero to x", lambda f, x, baseline, steps: ig()(f, x, 0 * x, steps)),
+            ("not alpha times x", lambda f, x, baseline, steps: (x - baseline) * path_gradients(
+                f, x + baseline, baseline, (np.arange(steps) + 0.5) / steps).mean(axis=0)),
+            ("over the points only", ig(combine=lambda g, x, b: (x - b) * g.mean())),
+            ("one more than steps", ig(alphas=lambda steps: np.linspace(0, 1, steps + 1))),
         ],
         "deletion_curve": [
             ("the highest score goes first", curve(lambda scores: highest_first(scores)[::-1])),
@@ -189,6 +226,10 @@ class TestEvaluateExplain(ExerciseContract):
             ("not by 0", curve(highest_first, replacement=0)),
             ("counts from its own beginning", curve(lambda scores: np.argsort(-scores[1:-1]))),
             ("do not remove it", removes),
+            ("whatever number that is", curve(highest_first, replacement=103)),
+            ("Is one array in the list many times?", lambda probability, ids, scores, mask_id: np.full(
+                len(ids) - 1, curve(highest_first)(probability, ids, scores, mask_id)[-1])),
+            ("not how far they fall", lambda *given: (values := curve(highest_first)(*given))[0] - values),
             ("Work on a copy", curve(highest_first, copy=False)),
         ],
     }  # fmt: skip

@@ -78,6 +78,11 @@ def reports(classes=lambda model, names: model.config.labels, rngs=lambda: None,
     return report
 
 
+def last_of_equals(epochs, validation, test):
+    number, accuracy = reports()(epochs[::-1], validation, test)
+    return len(epochs) + 1 - number, accuracy
+
+
 def alphabet(model, names):
     return sorted(set(names))
 
@@ -97,6 +102,10 @@ def factors(head=0, embeddings=1, layers=None, steps=lambda n, count: count - n,
         return {name: decay ** power(name) for name in names}
 
     return rate_factors
+
+
+def count_layers(names):
+    return len({name.split(".")[2] for name in names if ".layers." in name})
 
 
 def count_as_text(names):
@@ -168,6 +177,11 @@ class TestFinetuneBert(ExerciseContract):
             ("still a logarithm", crossing_with(back=float)),
             ("logarithm of base 2", crossing_with(place=np.log2, back=float)),
             ("logarithm of base 10", crossing_with(place=np.log10, back=float)),
+            ("What undoes np.log10?", crossing_with(place=np.log10)),
+            ("Do not round:", lambda *given: float(np.round(crossing(*given)))),
+            ("Do not round up", lambda *given: float(np.ceil(crossing(*given)))),
+            ("infinity was expected; 'inf' came", lambda *given: (
+                n if np.isfinite(n := crossing(*given)) else "inf")),
             ("It starts at the earlier point", backwards),
             ("Nothing is known about fewer labels", extrapolating),
             ("asked for is the first", last_crossing),
@@ -183,6 +197,9 @@ class TestFinetuneBert(ExerciseContract):
             ("that score is no measurement any more. Labels", reports(choose=1, classes=alphabet)),
             ("flatters as well", reports(tell=0)),
             ("Epochs count from 1", reports(first=0)),
+            ("Of equally good epochs the first", last_of_equals),
+            ("not per cent", lambda *data: np.multiply(reports()(*data), [1, 100]).tolist()),
+            ("comes first, then the accuracy", lambda *data: reports()(*data)[::-1]),
             ("a pair (epoch, accuracy)", lambda *data: reports()(*data)[1]),
         ],
         "rate_factors": [
@@ -194,6 +211,11 @@ class TestFinetuneBert(ExerciseContract):
             ("depend on the layer's number", factors(steps=lambda n, count: 1)),
             ("taken for part of the head", factors(steps=lambda n, count: 0)),
             ("the full rate", factors(head=1)),
+            ("Not always 12", factors(layers=lambda names: 12)),
+            ("Not always 6", factors(layers=lambda names: 6)),
+            ("one step too high", factors(layers=lambda names: count_layers(names) - 1)),
+            ("the pooler belongs to the head", lambda names, decay: {
+                name: decay if "pooler" in name else factor for name, factor in factors()(names, decay).items()}),
             ("one step more", factors(embeddings=0)),
             ("far from the head", lambda names, decay: {
                 name: 1.0 if "embeddings" in name else factor for name, factor in factors()(names, decay).items()}),
@@ -205,6 +227,9 @@ class TestFinetuneBert(ExerciseContract):
             ("scaled by alpha / rank?", (lora_with(scale=lambda alpha, a: 1.0), merge)),
             ("rank / alpha or alpha / rank?", (lora_with(scale=lambda alpha, a: a.shape[1] / alpha), merge)),
             ("Which size is the rank?", (lora_with(scale=lambda alpha, a: alpha / a.shape[0]), merge)),
+            ("b has shape [rank, n_out]", (lambda *given: lora_dense(
+                *given, scale=lambda alpha, a: alpha / given[4].shape[1]), merge)),
+            ("merge: expected", (lora_dense, lambda kernel, a, b, alpha: kernel + alpha / len(a) * a @ b)),
             ("Where is the frozen part", (lora_with(base=0.0), merge)),
             ("Where is the bias?", (lambda x, w, bias, *rest: lora_dense(x, w, 0 * bias, *rest), merge)),
             ("Where is the extra part?", (lora_with(scale=lambda alpha, a: 0.0), merge)),

@@ -6,6 +6,7 @@ import numpy as np
 from exercise_contract import ExerciseContract, from_notebook
 
 MASK, FIRST_WORD = 4, 5
+GLOBAL = np.random.default_rng(0)  # as np.random is: the same for all calls
 
 
 def per_word(logits, targets):
@@ -20,6 +21,14 @@ def naive_softmax(logits, targets, weights):
     p = jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True)
     losses = -jnp.log(jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0])
     return jnp.exp((losses * weights).sum() / weights.sum())
+
+
+def kept_above(floor):
+    def perplexity(logits, targets, weights):
+        p = jnp.take_along_axis(jax.nn.softmax(logits), targets[..., None], axis=-1)[..., 0]
+        return jnp.exp(mean_of(-jnp.log(p + floor), weights))
+
+    return perplexity
 
 
 def mean_of(losses, weights):
@@ -71,6 +80,15 @@ def draws_of(shape, rate=None, special=False):
     return choose_words
 
 
+whole_words = draws_of(lambda b, t: (b, t))
+
+
+def so_many_words(words, rng, rate):
+    """Of each row the same share of its words."""
+    chosen = [rng.permutation(row.max() + 1)[: round(rate * (row.max() + 1))] for row in words]
+    return np.array([np.isin(row, of_row) & (row >= 0) for row, of_row in zip(words, chosen, strict=True)])
+
+
 def sampler(k=lambda k, v: k, scale=lambda logits, t: logits / t, kept=lambda logits, low: logits >= low, pick=None):
     def draw(logits, key, temperature, top_k):
         low = jax.lax.top_k(logits, k(top_k, logits.shape[-1]))[0][:, -1:]
@@ -86,6 +104,8 @@ class TestPretraining(ExerciseContract):
         "perplexity_on_paper": [
             ("the mean of 1/p", (4.5, 2000)),
             ("1 over the mean of p", (3.56, 2000)),
+            ("That is the mean of p.", (0.28125, 2000)),
+            ("That is a probability.", (1 / 4, 2000)),
             ("the loss itself, in nats", (1.386, 2000)),
             ("the loss in bits", (2, 2000)),
             ("all four together", (256, 2000)),
@@ -108,6 +128,8 @@ class TestPretraining(ExerciseContract):
             ("here every row does", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w).mean()))),
             ("mean of the rows' perplexities", of_losses(lambda losses, w: jnp.exp(rows_of(losses, w)).mean())),
             ("Do probabilities of 0", naive_softmax),
+            ("kept above 1e-09?", kept_above(1e-9)),
+            ("kept above 1e-12?", kept_above(1e-12)),
         ],
         "who_learns": [
             ("Way 1: two vectors are in the loss", ((2, 8, 9),)),
@@ -126,7 +148,10 @@ class TestPretraining(ExerciseContract):
             ("was chosen. Only words", batch_maker(special=True)),
             ("overwrite what became [MASK]", overwritten),
             ("are a random word, of the chosen; 10% was expected", batch_maker(random=0.2)),
-            ("100% are [MASK]", batch_maker(masked=1.0)),
+            ("becomes a random word or stays", batch_maker(masked=1.0)),
+            ("not of those that are left", batch_maker(random=0.02)),
+            ("different seeds", lambda ids, rng, vocab_size: batch_maker()(ids, np.random.default_rng(0), vocab_size)),
+            ("of the same seed", lambda ids, rng, vocab_size: batch_maker()(ids, GLOBAL, vocab_size)),
             ("are chosen, of the words", batch_maker(rate=0.5)),
             ("a random word is a special token", batch_maker(low=0)),
             ("is never drawn", batch_maker(high=-1)),
@@ -142,6 +167,10 @@ class TestPretraining(ExerciseContract):
             ("Is rate used?", draws_of(lambda b, t: (b, t), rate=0.15)),
             ("What does indexing with -1 give", draws_of(lambda b, t: (b, t), special=True)),
             ("Draw anew for each row", draws_of(lambda b, t: (1, t))),
+            ("only -1 is special", lambda words, rng, rate: whole_words(words, rng, rate) & (words > 0)),
+            ("Each word for itself", so_many_words),
+            ("different seeds", lambda words, rng, rate: whole_words(words, np.random.default_rng(0), rate)),
+            ("of the same seed", lambda words, rng, rate: whole_words(words, GLOBAL, rate)),
             ("not once for each row", draws_of(lambda b, t: (b, 1))),
             ("True or False were expected", lambda words, rng, rate: (words == 0).astype(int)),
             ("that of words was expected", lambda words, rng, rate: words[0] > 0),
@@ -149,6 +178,14 @@ class TestPretraining(ExerciseContract):
         "draw": [
             ("Words beyond the top_k", sampler(k=lambda k, v: v)),
             ("the k-th itself stays", sampler(kept=lambda logits, low: logits > low)),
+            ("the second part of jax.lax.top_k", lambda logits, key, t, k: jax.random.categorical(
+                key, jax.lax.top_k(logits, k)[0] / t)),
+            ("with 0 it can still come up", sampler(pick=lambda key, logits: jax.random.categorical(
+                key, jnp.where(jnp.isinf(logits), 0, logits)))),
+            ("words that were cut come up", sampler(pick=lambda key, logits: jax.random.categorical(
+                key, jax.nn.softmax(logits)))),
+            ("beyond the top_k most likely", sampler(pick=lambda key, logits: jax.random.categorical(
+                key, jnp.where(jnp.isinf(logits), -2, logits)))),
             ("One word too many", sampler(k=lambda k, v: min(k + 1, v))),
             ("Is temperature used?", sampler(scale=lambda logits, t: logits)),
             ("divide by it", sampler(scale=lambda logits, t: logits * t)),

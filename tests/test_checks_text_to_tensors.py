@@ -26,6 +26,32 @@ def cut(longest=True, mark=True, whole=True):
     return pieces
 
 
+def unchecked(word, vocab):
+    """Without an `else`: where no piece fits, the last one that was tried is taken."""
+    found, start = [], 0
+    while start < len(word):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in vocab:
+                break
+        found.append(piece)
+        start = end
+    return found
+
+
+def steps_back(word, vocab):
+    def search(start):
+        if start == len(word):
+            return []
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in vocab and (rest := search(end)) is not None:
+                return [piece, *rest]
+        return None
+
+    return search(0) or ["[UNK]"]
+
+
 def batch(
     cut=lambda row, n: row[: n - 1] + row[-1:],
     mask_of=None,
@@ -113,6 +139,14 @@ def evaluation(masked=True, whole=True, count="examples", fill=True):
     return accuracy
 
 
+def reaching_back(predict, ids, mask, labels, batch_size):
+    """The last batch is filled up with rows of the one before it."""
+    n = len(labels)
+    starts = [*range(0, n - batch_size + 1, batch_size), *([max(n - batch_size, 0)] if n % batch_size else [])]
+    rows = [slice(start, start + batch_size) for start in starts]
+    return sum((predict(ids[r], mask[r]).argmax(-1) == labels[r]).sum() for r in rows) / n
+
+
 def words(text):
     return " ".join(re.findall(r"\w+", text.lower()))
 
@@ -179,6 +213,10 @@ class TestTextToTensors(ExerciseContract):
             ("Is ##l in the list?", (*right[:2], "refunda ##l ##l")),
             ("ref is not in the list", ("ref ##undable", *right[1:])),
             ("a text with the pieces was expected", (["refunda", "##ble"], *right[1:])),
+            ("in capitals, with its brackets", (*right[:2], "unk")),
+            ("A space goes between", ("refunda##ble", *right[1:])),
+            ("as a whole or not at all", (*right[:2], "refund [UNK]")),
+            ("these pieces spell refundaall", (*right[:2], "refunda ##all")),
         ],
         "pieces": [
             ("The longest, then shorter", cut(longest=False)),
@@ -187,6 +225,9 @@ class TestTextToTensors(ExerciseContract):
             ("The longest, then shorter", cut(longest=False, mark=False)),
             ("looked up with ## in front", cut(mark=False, whole=False)),
             ("The longest, then shorter", from_notebook(lambda nb: nb["broken_pieces"])),
+            ("stored like that", lambda word, vocab: [piece.removeprefix("##") for piece in cut()(word, vocab)]),
+            ("What is left to do where none fits?", unchecked),
+            ("never a step back", steps_back),
             ("a list of texts was expected", lambda word, vocab: " ".join(cut()(word, vocab))),
             ("No piece at all", lambda word, vocab: []),
             ("returned nothing", lambda word, vocab: None),
@@ -204,6 +245,9 @@ class TestTextToTensors(ExerciseContract):
             ("integers were expected", batch(mask_of=lambda ids, mask, pad: mask == 1)),
             ("were changed", batch(change=True)),
             ("two arrays were expected", batch(only_ids=True)),
+            ("int32 was asked for, int64", batch(dtype=np.int64)),
+            ("102 is [SEP] in one vocabulary", batch(cut=lambda row, n: [*row[: n - 1], 102])),
+            ("The ids come first", lambda *given: batch()(*given)[::-1]),
         ],
         "padding_share": [
             ("the share of real tokens", share(lambda groups, lengths, size: sum(lengths) / computed(groups))),
@@ -214,6 +258,8 @@ class TestTextToTensors(ExerciseContract):
             ("do not sort them", share(padding, order=sorted)),
             ("a number of tokens", share(lambda groups, lengths, size: float(computed(groups) - sum(lengths)))),
             ("the small one, counted?", share(full_batches)),
+            ("this is in percent", share(lambda *given: 100 * padding(*given))),
+            ("for one that is needed", share(lambda groups, lengths, size: computed(groups) / sum(lengths))),
         ],
         "accuracy": [
             ("Is the mask passed on?", evaluation(masked=False)),
@@ -225,6 +271,7 @@ class TestTextToTensors(ExerciseContract):
             ("as wrong ones", evaluation(count="padded")),
             ("Which share?", evaluation(count="hits")),
             ("Fill the last batch up", evaluation(fill=False)),
+            ("were counted twice", reaching_back),
         ],
         "honest_split": [
             ("Draw groups, not rows", random_rows),

@@ -7,7 +7,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import choose, compare
+from course_lib.checks.compare import choose, compare, hinted
 from course_lib.checks.core import Wrong, exercise
 
 HIDDEN = np.finfo(np.float32).min
@@ -47,24 +47,26 @@ def _float32(*arrays: np.ndarray) -> tuple:
 @exercise("8.1", minutes=4, difficulty=1)
 def how_many_weights(shape, times_as_many, rng):
     pairs = np.einsum("bqnd,bknd->bnqk", np.zeros((8, 50, 12, 1)), np.zeros((8, 50, 12, 1)))  # D does not show in it
+    order = "All four are there. In which order does the lesson write them?"
     because = {
         (8, 50, 12, 32): "That has a row of numbers for each token, as a query does. A weight lies between two tokens.",
         (8, 12, 50, 32): "That has a row of numbers for each token, as a query does. A weight lies between two tokens.",
         (8, 50, 50): "That would be one picture a message. Does each head draw its own?",
         (12, 50, 50): "That is one message. How many are in the batch?",
         (50, 50): "That is one head's picture of one message.",
-        (8, 50, 50, 12): "All four are there. In which order does the lesson write them?",
         (8, 50, 384): "That is what goes in, and what comes out. The weights lie in between: who looks, and at whom?",
         (8, 12, 384, 384): "Do the weights lie between tokens, or between the numbers of a token's vector?",
-    }
+    } | {other: order for other in itertools.permutations(pairs.shape) if other != pairs.shape}
     choose(shape, pairs.shape, because)
     because = {
-        4: "So many more tokens look. And at how many does each of them look?",
+        4: "Four times as many tokens look. And at how many does each of them look?",
         8: "Both numbers of tokens grow, each by the same factor. What do they make together?",
         64: "Two of the four letters grow, not three.",
         1: "Which letters of the shape are numbers of tokens?",
         150: "A factor was asked for: how many times as many?",
         64 * 50 * 50: "A factor was asked for: how many times as many?",
+        8 * 12 * 200 * 200: "A factor was asked for: how many times as many?",
+        8 * 12 * 150 * 250: "A factor was asked for: how many times as many?",
     }
     choose(times_as_many, (200 // 50) ** 2, because)
 
@@ -89,11 +91,15 @@ def masked_attention(answer, rng):
             "Is the division by the root of D missing?": by(mask, divide=1),
             "Divide by the root of D, not by D.": by(mask, divide=size),
             "D is the length of one query, not the number of tokens.": by(mask, divide=length**0.5),
+            "D is the length of one query; a value has E numbers.": by(mask, divide=value.shape[1] ** 0.5),
             "The softmax runs over who looks; it should run over who is looked at, the last axis.": by(mask, axis=0),
             "These are the weights. What do they mix?": _softmax(np.where(mask == 1, scores, HIDDEN)),
             "Is the softmax missing?": np.where(mask == 1, scores, 0) @ value,
         }
-        got = answer(*_float32(query, key, value), jnp.asarray(mask, jnp.int32))
+        with hinted(
+            "Write the shapes below one another: query [F, D], key [T, D], scores [F, T].", (TypeError, ValueError)
+        ):
+            got = answer(*_float32(query, key, value), jnp.asarray(mask, jnp.int32))
         compare(got, want, given, mistakes=_wrong_ones(mistakes, want), nan=MASKED_NAN, rtol=1e-3, atol=1e-4)
 
     def arrays(looks, length, size, wide):
@@ -135,12 +141,24 @@ def three_bugs_in_attention(answer, rng):
             "Is the attention mask used?": by(query, key, np.ones_like(mask), heads),
             "Divide by the root of the size, not by the size itself.": by(size**-0.5 * query, key, mask, heads),
             "Is the division gone?": by(size**0.5 * query, key, mask, heads),
+            "Divide by the root of one head's size, not of the number of heads.": by(
+                (size / heads) ** 0.5 * query, key, mask, heads
+            ),
+            "Only what is looked at is hidden. What padding itself sees, nobody uses.": _softmax(
+                np.where(mask[:, None, :, None] == 1, np.log(np.maximum(want, 1e-300)), 0)
+            ),
+            "Each token's row is cut into N pieces, [B, T, N, D]; the other order of N and D mixes the heads.": by(
+                *(x.reshape(batch, length, size, heads).swapaxes(2, 3).reshape(x.shape) for x in (query, key)),
+                mask,
+                heads,
+            ),
         }
         for count in (1, 2, 3):
             for wrong in itertools.combinations(hints, count):
                 value = by(query, key, mask, heads, **dict.fromkeys(wrong, False))
                 more = f" ({count} bugs left.)" if count > 1 else " (One bug left.)"
-                mistakes[hints[wrong[0]] + more] = value
+                first = wrong[0] if wrong != ("right_reshape", "right_size") else wrong[1]  # each pair has its own
+                mistakes[hints[first] + more] = value
         given = f"B {batch}, T {length}, N {heads}, D {size}"
         got = answer(*_float32(query, key), jnp.asarray(mask, jnp.int32), heads)
         nan = "Put the most negative float where the mask is 0, not infinity."
@@ -217,7 +235,8 @@ def decoder_mask(answer, rng):
             "Both masks must allow it: `&`, not `|`.": causal | visible,
             "True is what may be seen; this is the other way round.": ~want,
         }
-        got = answer(jnp.asarray(mask, jnp.int32))
+        with hinted("Both need three axes: which one does the mask [B, T] lack?", (TypeError, ValueError)):
+            got = answer(jnp.asarray(mask, jnp.int32))
         compare(got, want, f"B {batch}, T {length}, {kind}", mistakes=_wrong_ones(mistakes, want))
 
 
@@ -232,6 +251,8 @@ def look_back(answer, rng):
         back = [[weights[b, :, t, t - 1] for t in range(1, real[b])] for b in range(batch)]
         forward = [weights[b, :, t - 1, t] for b in range(batch) for t in range(1, real[b])]
         own = [weights[b, :, t, t] for b in range(batch) for t in range(1, real[b])]
+        every_own = [weights[b, :, t, t] for b in range(batch) for t in range(real[b])]
+        shifted = [weights[b, :, t, t - 1] for b in range(batch) for t in range(1, min(real[b] + 1, length))]
         every = [weights[b, :, t, t - 1] for b in range(batch) for t in range(1, length)]
         total = sum(row for rows in back for row in rows)
         pairs = sum(map(len, back))
@@ -242,6 +263,10 @@ def look_back(answer, rng):
             ),
             "That is the next token. Rows look, columns are looked at.": np.mean(forward, 0),
             "That is the diagonal itself: what each token gives to itself.": np.mean(own, 0),
+            "That is the diagonal itself: what each token gives to itself, the first included.": np.mean(every_own, 0),
+            "Entry i of that diagonal is what token i + 1 gives. Which entries of the mask belong to it?": np.mean(
+                shifted, 0
+            ),
             "The first token of a message has nothing before it and takes no part: divide by fewer.": (
                 total / mask.sum()
             ),

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import choose, compare
+from course_lib.checks.compare import choose, compare, hinted
 from course_lib.checks.core import Failed, Wrong, exercise
 
 BASE = 109_482_240  # BERT-base with its pooler; tests/test_bert.py counts it
@@ -20,19 +20,21 @@ BASE = 109_482_240  # BERT-base with its pooler; tests/test_bert.py counts it
 def two_sizes(multilingual, sixteen_heads, rng):
     old, new, width = 30_522, 119_547, 768
     want = BASE + (new - old) * width
-    choose(
-        multilingual,
-        want,
-        {
-            BASE: "That is BERT-base. Which table has one row for each token of the vocabulary?",
-            BASE + new - old: "A new token needs more than one number: how long is its row?",
-            BASE + new * width: "The new word table comes instead of the old one, not beside it.",
-            new * width: "That is the new word table alone. The rest of the model is still there.",
-            (new - old) * width: "That is how many come on top. And the rest of the model?",
-            want + (new - old) * width: "The word table is there once: BertModel has no layer back to the vocabulary.",
-            want + new - old: "There is no bias over the vocabulary in BertModel: a look-up has none.",
-        },
-    )
+    tempting = {
+        BASE: "That is BERT-base. Which table has one row for each token of the vocabulary?",
+        BASE + new - old: "A new token needs more than one number: how long is its row?",
+        BASE + new * width: "The new word table comes instead of the old one, not beside it.",
+        new * width: "That is the new word table alone. The rest of the model is still there.",
+        (new - old) * width: "That is how many come on top. And the rest of the model?",
+        want + (new - old) * width: "The word table is there once: BertModel has no layer back to the vocabulary.",
+        want + new - old: "There is no bias over the vocabulary in BertModel: a look-up has none.",
+    }
+    if type(multilingual) is int and multilingual != want and multilingual not in tempting:
+        raise Wrong(
+            f"{multilingual:,} for the multilingual one is not what happens. Which arrays of the file have the "
+            "vocabulary in their shape? What changes is their size, and nothing else."
+        )
+    choose(multilingual, want, tempting)
     if isinstance(sixteen_heads, int) and sixteen_heads != BASE:
         raise Wrong(
             f"{sixteen_heads:,} with 16 heads is not what happens. It is tempting: more heads, more matrices. But look "
@@ -42,29 +44,43 @@ def two_sizes(multilingual, sixteen_heads, rng):
 
 
 @exercise("9.2", minutes=6, difficulty=2)
-def causal_mask(answer, rng):
-    right_padded = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    for given, mask in (
-        ("no padding", np.ones((2, 4), int)),
-        ("padding at the beginning", right_padded[:, ::-1]),
-        ("padding at the end", right_padded),
-        ("as many rows as tokens", np.triu(np.ones((3, 3), int))),
-        ("one token", np.ones((1, 1), int)),
+def prefix_mask(answer, rng):
+    for given, real, prefix, length in (
+        ("no padding", (4, 4), (2, 2), 4),
+        ("messages of 3 and 1 tokens", (5, 5), (3, 1), 5),
+        ("padding at the end", (5, 3), (3, 2), 5),
+        ("as many rows as tokens", (3, 2, 3), (2, 1, 3), 3),
+        ("no message", (3,), (0,), 3),
+        ("one token", (1,), (1,), 1),
     ):
-        length = mask.shape[1]
-        want = np.array([[[int(to <= at and row[to]) for to in range(length)] for at in range(length)] for row in mask])
+        mask = (np.arange(length) < np.array(real)[:, None]).astype(int)
+        want = np.array(
+            [
+                [[int(row[to] and (to <= at or to < n)) for to in range(length)] for at in range(length)]
+                for row, n in zip(mask, prefix, strict=True)
+            ]
+        )
+        places, starts = np.arange(length), np.array(prefix)[:, None]
         tril, to, at = np.tril(np.ones((length, length), int)), mask[:, None, :], mask[:, :, None]
+        message = (places < starts).astype(int)
+        seen, asks = message[:, None, :], message[:, :, None]
         mistakes = {
-            "This looks ahead: to is the last axis, from the one before it.": to * tril.T,
-            "A token may look at itself, too.": to * np.tril(tril, -1),
-            "And the padding? Nobody may look at it.": np.broadcast_to(tril, want.shape),
-            "A padding token may look; nobody uses what it sees. Only what is looked at is masked.": at * to * tril,
-            "The mask hides what is looked at (the last axis), not who looks.": at * tril,
-            "Nothing hides what comes after a token.": np.broadcast_to(to, want.shape),
-            "That is one mask for all rows. Each row of the batch has padding of its own.": tril,
-            "The axes are B, from, to: one for the heads comes later, in the model.": (to * tril)[:, None],
+            "That is GPT's mask. In the message, each token sees what comes after it as well.": to * tril,
+            "That is BERT's mask. What is still to be written must not be seen.": np.broadcast_to(to, want.shape),
+            "And the padding? Nobody may look at it.": tril | seen,
+            "A padding token may look; nobody uses what it sees. Only what is looked at is masked.": at * want,
+            "The answer has to see the message, too.": to * (asks & seen | (1 - asks) & (1 - seen) & tril),
+            "A token of the answer may look at itself, too.": to * (np.tril(tril, -1) | seen),
+            "This looks ahead: to is the last axis, from the one before it.": to * (tril.T | seen),
+            "The message is seen by all: it is *to* that has to belong to it, not *from*.": to * (tril | asks),
+            "prefix is a number of tokens: the first that is not in the message has the place prefix.": to
+            * (tril | (places <= starts)[:, None, :]),
+            "Each row of the batch has a message of its own length.": to * (tril | seen[:1]),
+            "The triangle or the message has to allow it: one is enough.": to * tril * seen,
+            "The axes are B, from, to: one for the heads comes later, in the model.": want[:, None],
         }
-        got = answer(jnp.asarray(mask))
+        with hinted("Which axis do mask, [B, T], and prefix, [B], lack?", (TypeError, ValueError)):
+            got = answer(jnp.asarray(mask), jnp.asarray(prefix))
         if str(getattr(got, "dtype", "")) == "bool":  # True and False serve as well
             got = got.astype(int)
         compare(got, want, f"mask of shape {list(mask.shape)}, {given}", mistakes=mistakes)
@@ -89,6 +105,7 @@ def sentence_vectors(answer, rng):
         mistakes = {
             "What stands at padding is in the mean.": unit(hidden.mean(axis=1)),
             "The length is taken over the whole batch: each row has its own, axis=-1.": unit(mean, None),
+            "The length is taken over the whole batch: each row has one of its own, axis=-1.": unit(total, None),
             "Two things are wrong: padding in the mean, and one length for the whole batch.": unit(
                 hidden.mean(axis=1), None
             ),
@@ -99,6 +116,10 @@ def sentence_vectors(answer, rng):
             "Take the mean first and scale it once; here each token was scaled on its own.": unit(
                 (unit(hidden) * mask[:, :, None]).sum(axis=1)
             ),
+            "That is divided by the sum of squares. The length is its root.": mean
+            / np.maximum((mean**2).sum(-1, keepdims=True), 1e-9),
+            "That is divided by the sum of squares; the length is its root.": total
+            / np.maximum((total**2).sum(-1, keepdims=True), 1e-9),
             "Divide by the length, the root of the sum of squares, not by the sum of sizes.": mean
             / np.maximum(np.abs(mean).sum(-1, keepdims=True), 1e-9),
         }

@@ -75,7 +75,8 @@ def choose(got: Any, want: Any, because: Mapping[Any, str]) -> None:
     got = tuple(got) if isinstance(got, list) else got
     if type(got) is not type(want):
         asked = {str: "a word", int: "a whole number", bool: "True or False", tuple: "a tuple"}[type(want)]
-        raise Wrong(f"{got!r} came, {asked} was expected, such as {next(iter(because))!r}.")
+        example = next(other for other in because if other != want)
+        raise Wrong(f"{got!r} came, {asked} was expected, such as {example!r}.")
     if got == want:
         return
     if isinstance(want, str) and got not in because:

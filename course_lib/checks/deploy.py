@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from course_lib.checks.compare import compare
+from course_lib.checks.compare import compare, hinted
 from course_lib.checks.core import Failed, Wrong, exercise
 
 
@@ -26,6 +26,7 @@ def little(milliseconds_64, milliseconds_32, rng):
             continue
         because = {  # the expected value is not shown: the learner can still run it and look
             "That is in seconds. Milliseconds were asked for.": wait,
+            "Those are the others' answers. Your own message takes its time, too.": 1000 * (callers - 1) / 160,
             "That is what one answer takes the service. But whoever sends a message has others before it.": 1000 / 160,
             "Half of the others are before you, on average? Nobody overtakes: all who wait were there first.": 500
             * wait,
@@ -61,9 +62,9 @@ def leaving(answer, rng):
         cases.append((came, now, most, patience, 0 if early == came and len(came) < most else min(most, len(came))))
     for came, now, most, patience, want in cases:
         given = f"came at {came}, now {now:.4g}, max_batch {most}, max_wait {patience:.3g}"
-        compare(
-            answer(list(came), now, most, patience), want, given, mistakes=_why_not(came, now, most, patience, want)
-        )
+        with hinted("`waiting` may be empty, or shorter than max_batch.", IndexError):
+            got = answer(list(came), now, most, patience)
+        compare(got, want, given, mistakes=_why_not(came, now, most, patience, want))
 
 
 def _why_not(came, now, most, patience, want):
@@ -122,6 +123,15 @@ def to_int8(answer, rng):
             raise Wrong(f"{name}: a step is {steps.min():g}. What happens where the largest weight of a column is 0?")
         if values.dtype != np.int8:
             raise Wrong(f"{name}: values are {values.dtype}, int8 was expected: saving bits is the point.")
+        if steps.dtype != np.float32:
+            raise Wrong(f"{name}: steps are {steps.dtype}, float32 was expected.")
+        to_largest = np.allclose(steps, np.abs(kernel).max(axis=0) / 127, atol=0)
+        if values.min() == -128 and to_largest:
+            raise Wrong(
+                f"{name}: −128 came up, though the steps are right. Round to the nearest, not always downwards."
+            )
+        if values.min() == -128 and np.allclose(steps, steps[0, 0]):
+            raise Wrong(f"{name}: −128 came up, and all columns have the same step. One for each column was asked for.")
         if values.min() == -128:
             raise Wrong(f"{name}: −128 came up. Steps go from −127 to 127: divide the largest weight by 127, not 128.")
         if any(np.allclose(steps, one_side / 127) for one_side in (kernel.max(axis=0), -kernel.min(axis=0))):
@@ -191,6 +201,10 @@ def in_batches(answer, rng):
                 )
             wrong = next(i for i in range(count) if got[i] != want[i])
             raise Wrong(f"{given}: text {wrong} was {texts[wrong]!r} and got {got[wrong]!r}, somebody else's answer.")
+        if sum(sizes) < len(set(texts)):
+            raise Wrong(
+                f"{given}: right, but only {sum(sizes)} texts went through `run`. It knows the answers, not you."
+            )
         if len(sizes) > -(-count // most):
             raise Wrong(f"{given}: `run` was called {len(sizes)} times, {-(-count // most)} would do: batch them.")
         ordered = sorted(map(len, texts))
@@ -234,6 +248,10 @@ def ask(answer, rng):
             got = error
         except IndexError:
             raise Wrong(f"{given}: {len(calls)} requests were sent, where {sent} should be.") from None
+        except Exception as error:
+            if want is None and len(calls) == sent and type(error) in (Exception, ValueError, ConnectionError):
+                raise Wrong(f"{given}: raised {type(error).__name__}, a RuntimeError was asked for.") from None
+            raise
         raised = isinstance(got, RuntimeError)
         if len(calls) > sent:
             if script[sent - 1][0] not in (200, 503):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import compare
+from course_lib.checks.compare import compare, hinted
 from course_lib.checks.core import Wrong, exercise
 
 CONFIDENCES = (0.31, 0.38, 0.52, 0.57, 0.63, 0.68, 0.74, 0.79, 0.83, 0.88, 0.93, 0.97)
@@ -74,6 +74,7 @@ def calibration_error(answer, rng):
             ),
             "A bin is (low, high]: its upper border belongs to it, its lower one does not.": left_closed,
             "A confidence of exactly 1 is in the last bin. Was it left out?": _without_ones(confidence, right, bins),
+            "That is the largest gap. All count, each by its bin's share.": np.abs(kept - promised).max(),
         }
         want = (count * np.abs(kept - promised)).sum() / n
         got = answer(confidence.copy(), right.copy(), bins)
@@ -106,8 +107,22 @@ def difference_interval(answer, rng):
             "Read the limits off the sorted differences (quantiles), without assuming a bell curve.": np.array(
                 [plain - 1.96 * spread, plain + 1.96 * spread]
             ),
+            "Read the limits off the sorted differences (quantiles): they need not lie evenly about the mean.": (
+                (a - b).mean() + np.array([-1.96, 1.96]) * spread
+            ),
+            "The lower limit comes first.": want[::-1],
+            "Those are the smallest and the largest difference; 2.5 % lie beyond each limit.": np.array(
+                [(a - b).min(), (a - b).max()]
+            ),
+            "Take the difference inside each resample: both routers find the same messages hard.": np.array(
+                [np.quantile(a, 0.025) - np.quantile(b, 0.975), np.quantile(a, 0.975) - np.quantile(b, 0.025)]
+            ),
+            "xor says where the two differ, not which of them is right.": (
+                np.quantile((right_a ^ right_b)[draws].mean(axis=1), [0.025, 0.975])
+            ),
         }
-        got = _pair(answer(right_a.copy(), right_b.copy(), draws.copy()))
+        with hinted("xor would lose the sign: average first, then subtract.", TypeError):
+            got = _pair(answer(right_a.copy(), right_b.copy(), draws.copy()))
         compare(got, want, f"{n} messages, {resamples} resamples", mistakes=mistakes)
 
 
@@ -141,6 +156,9 @@ def _judge_policy(answer, confidence, right, thresholds, mistake, handover):
     strict = [costs(part, strict=True) for part in (0, 1)]
     want = policy(validation, test)
     mistakes = {
+        "A threshold at which nothing is kept is one, too: humans read it all.": policy(
+            np.where([(confidence[0] >= threshold).any() for threshold in thresholds], validation, np.inf), test
+        ),
         "The threshold was chosen with the test messages, which are there to pay.": policy(test, test),
         "The threshold is right. What it costs must be measured on the test messages.": policy(validation, validation),
         "A mistake's cost is spread over all messages, not over the kept ones only.": policy(*flattered),
@@ -149,6 +167,12 @@ def _judge_policy(answer, confidence, right, thresholds, mistake, handover):
         "A message at the threshold itself is kept: at least the threshold.": policy(*strict),
         "This is the dearest threshold, not the cheapest.": policy(-validation, test),
         "Is the cost of what humans get missing?": policy(costs(0, human=0), costs(1, human=0)),
+        "Validation chooses and test pays; here it is the other way round.": policy(test, validation),
+        "Of several cheapest thresholds the lowest was asked for.": np.array(
+            [thresholds[::-1][validation[::-1].argmin()], test[::-1][validation[::-1].argmin()]]
+        ),
+        "The threshold comes first, then the cost.": want[::-1],
+        "What one message costs was asked for, not all of them.": want * [1, len(right[1])],
     }
     sets = [(confidence[part].copy(), right[part].copy()) for part in (0, 1)]
     got = _pair(answer(*sets, thresholds.copy(), mistake, handover))
@@ -188,6 +212,19 @@ def integrated_gradients(answer, rng):
             ),
             "Each number has a score of its own; is there a sum too many?": (slope * (x - start)).sum(),
             "The sign is turned round: x - baseline.": -slope * (x - start),
+            "Scores keep their sign.": abs(slope * (x - start)),
+            "The path leads from the baseline to x; this one from zero to x.": (
+                x * np.mean([gradient(a * x) for a in middles], axis=0)
+            ),
+            "The path ends at x: alpha times x - baseline, not alpha times x.": (
+                (x - start) * np.mean([gradient(start + a * x) for a in middles], axis=0)
+            ),
+            "Take the mean over the points only (axis 0): each number keeps its own gradient.": (
+                (x - start) * slope.mean()
+            ),
+            "The points lie in the middle of each step; these are the steps' ends, one more than steps.": (
+                (x - start) * along(np.linspace(0, 1, steps + 1))
+            ),
         }
         got = answer(_jax_function(weight), jnp.asarray(x, jnp.float32), jnp.asarray(start, jnp.float32), steps)
         given = f"x of shape {shape}, {steps} step{'s' if steps > 1 else ''}"
@@ -200,7 +237,7 @@ def integrated_gradients(answer, rng):
 
 @exercise("12.6", minutes=10, difficulty=3)
 def deletion_curve(answer, rng):
-    for tokens in (7, 4, 3):
+    for tokens, mask_id in ((7, 103), (4, 50), (3, 7)):
         ids = rng.integers(200, 9000, size=tokens)
         ids[0], ids[-1] = 101, 102
         scores = rng.normal(size=tokens)
@@ -215,7 +252,7 @@ def deletion_curve(answer, rng):
             seen.append(ids.shape)
             return float(np.exp(-weight[: ids.size] @ ids.astype(float))) if ids.ndim == 1 else np.nan
 
-        def curve(order, cumulative=True, replacement=103, ids=ids, probability=probability):
+        def curve(order, cumulative=True, replacement=mask_id, ids=ids, probability=probability):
             now, values = ids.copy(), [probability(ids)]
             for position in order:
                 now = now if cumulative else ids.copy()
@@ -238,11 +275,14 @@ def deletion_curve(answer, rng):
             "The last word has to go, too.": curve(order)[:-1],
             "Replace by `mask_id`, not by 0.": curve(order, replacement=0),
             "`argsort` over the inner part counts from its own beginning: add 1.": curve(np.argsort(-scores[inside])),
+            "Replace by `mask_id`, whatever number that is.": curve(order, replacement=103),
         }
         want = curve(order)
+        mistakes["All values are the last one's. Is one array in the list many times? Copy it."] = want * 0 + want[-1]
+        mistakes["The probabilities themselves were asked for, not how far they fall."] = want[0] - want
         seen.clear()
         given_ids = ids.copy()
-        got = answer(probability, given_ids, scores.copy(), 103)
+        got = answer(probability, given_ids, scores.copy(), mask_id)
         if any(shape != ids.shape for shape in seen):
             raise Wrong(f"probability was given shape {seen[-1]}, not {ids.shape}: replace a word, do not remove it.")
         got = np.asarray(got, float) if isinstance(got, (list, tuple)) else got

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from course_lib.checks.compare import choose, compare
+from course_lib.checks.compare import choose, compare, hinted
 from course_lib.checks.core import Wrong, exercise
 
 CHOICES = ("same", "twice", "more than twice")
@@ -31,16 +31,22 @@ def what_grows(adam, dense, together, rng):
 @exercise("13.2", minutes=8, difficulty=1)
 def training_hours(answer, rng):
     for _ in range(3):
-        weights, tokens, texts, epochs = 3.1e8, int(rng.integers(20, 500)), 10 ** int(rng.integers(4, 8)), 4
-        chips, peak, utilisation = int(rng.integers(2, 300)), 1.97e14, float(rng.uniform(0.2, 0.6))
+        weights, epochs = round(rng.uniform(1e8, 1e9), -6), int(rng.choice([4, 5, 7, 8]))
+        tokens, texts = int(rng.integers(20, 500)), 10 ** int(rng.integers(7, 10))
+        chips, peak = int(rng.integers(2, 300)), round(rng.uniform(1e14, 4e14), -12)
+        utilisation = float(rng.uniform(0.2, 0.6))
         want = 6 * weights * tokens * texts * epochs / (chips * peak * utilisation) / 3600
         compare(
             answer(weights, tokens, texts, epochs, chips, peak, utilisation),
             want,
             f"{chips} chips, {texts:,} texts of {tokens} tokens",
             mistakes={
+                "Whole hours came: leave the fraction.": int(want),
+                "Rounded to whole hours: leave the fraction.": round(want),
                 "That is in seconds.": want * 3600,
                 "That is in minutes.": want * 60,
+                "That is in days.": want / 24,
+                "A weight costs 6 operations a token: 2 forward, 4 backward.": want / 6,
                 "2 operations a weight and token are the forward pass only; a step has the backward pass, too.": want
                 / 3,
                 "A chip at 40 % needs more time than one at 100 %, not less: divide by the utilisation.": want
@@ -48,44 +54,64 @@ def training_hours(answer, rng):
                 "Is the utilisation in it?": want * utilisation,
                 "Are all chips at work in it?": want * chips,
                 "Are the epochs in it?": want / epochs,
+                "A weight works once for every token: are the tokens of a text in it?": want / tokens,
+                "Are the texts in it?": want / texts,
+                "Eight chips need less time than one: divide by the chips.": want * chips**2,
             },
         )
 
 
 @exercise("13.3", minutes=8, difficulty=2)
 def small_steps(answer, rng):
-    for steps, n in ((400, 3), (1, 1)):
+    for steps, n, rate in ((400, 3, 0.01), (1, 1, 0.02)):
         weight = np.float32(rng.uniform(1, 2, size=n))
         gradients = np.float32(rng.uniform(0.05, 0.15, size=(steps, n)))
         rounded = np.asarray(jnp.asarray(gradients, jnp.bfloat16), np.float64)
-        exact = weight.astype(np.float64) - 0.01 * rounded.sum(axis=0)
-        got = answer(jnp.asarray(weight), jnp.asarray(gradients), 0.01)
+        exact = weight.astype(np.float64) - rate * rounded.sum(axis=0)
+        got = answer(jnp.asarray(weight), jnp.asarray(gradients), rate)
         if getattr(got, "dtype", None) == jnp.bfloat16:
             raise Wrong("bfloat16 came back, float32 was expected: the weight itself must never be rounded.")
         compare(
             got,
             exact.astype(np.float32),
-            f"{steps} steps of about 0.001",
+            f"{steps} steps of about {rate / 10:g}" if steps > 1 else f"one step, rate {rate}",
             rtol=2e-4,
             atol=5e-5 if steps > 1 else 2e-6,
             mistakes={
                 "Not one step arrived: the weight is rounded to bfloat16, where the next number is 0.008 away.": (
-                    _in_bfloat16(weight, gradients)
+                    _in_bfloat16(weight, gradients, rate)
                 ),
                 "All steps were added up, and then the sum was rounded to bfloat16.": np.asarray(
                     jnp.asarray(exact, jnp.bfloat16), np.float64
                 ),
+                "The weight was rounded to bfloat16 before the first step.": exact + _bfloat16(weight) - weight,
+                "The weight is rounded to bfloat16 before every step, and most of the step with it.": (
+                    _in_bfloat16(weight, gradients, rate, keep=True)
+                ),
+                "The steps were added up in bfloat16, where a small step is lost beside a large sum.": (
+                    weight + _in_bfloat16(0 * weight, gradients, rate)
+                ),
+                "The sum of the steps was rounded to bfloat16: add up in float32.": (
+                    weight - _bfloat16(rate * _bfloat16(rounded.sum(axis=0)))
+                ),
                 "The steps go uphill: subtract.": 2 * weight - exact,
                 "Is the rate in it?": weight - rounded.sum(axis=0),
+                "The weight came back as it was: where are the steps?": weight,
             },
         )
 
 
-def _in_bfloat16(weight, gradients):
-    weight = jnp.asarray(weight, jnp.bfloat16)
+def _bfloat16(array):
+    return array.astype(jnp.bfloat16).astype(np.float32)
+
+
+def _in_bfloat16(weight, gradients, rate, keep=False):
+    """All steps with the weight in bfloat16; with `keep` the last one is not rounded any more."""
+    stepped = weight
     for gradient in gradients:
-        weight = weight - jnp.asarray(0.01 * gradient, jnp.bfloat16)
-    return np.asarray(weight, np.float64)
+        stepped = _bfloat16(weight) - _bfloat16(np.float32(rate) * gradient)
+        weight = _bfloat16(stepped)
+    return stepped if keep else weight
 
 
 @exercise("13.4", minutes=10, difficulty=2)
@@ -96,8 +122,10 @@ def combine(answer, rng):
         with np.errstate(invalid="ignore"):
             means = np.stack([part.sum(axis=0) / len(part) for part in data])  # nan where a part has no rows
         want = np.concatenate(data).mean(axis=0)
+        with hinted("rows[:, None] stands beside gradients row by row.", ValueError):
+            got = answer(means, rows)
         compare(
-            answer(means, rows),
+            got,
             want,
             f"parts of {', '.join(map(str, rows))} rows",
             nan="A part without rows has nan for its mean. Leave it out: even 0 · nan is nan.",
@@ -110,7 +138,7 @@ def combine(answer, rng):
         )
 
 
-@exercise("13.5", minutes=9, difficulty=3)
+@exercise("13.5", minutes=9, difficulty=2)
 def still_to_read(answer, rng):
     for processes, n in ((3, 10), (8, 19), (1, 4), (4, 2)):
         given = f"{n} messages, {processes} processes"
@@ -127,8 +155,10 @@ def still_to_read(answer, rng):
         sizes = [len(part) for part in parts]
         if max(sizes) - min(sizes) > 1:
             raise Wrong(f"{given}: the processes have {sizes} messages. The one with most keeps all others waiting.")
-        for process, part in enumerate(parts):
-            done = min(2, len(part))
+        for process, done in [(p, done) for p, part in enumerate(parts) for done in range(len(part) + 1)]:
+            part = parts[process]
+            if part != sorted(part):
+                raise Wrong(f"{given}, process {process}: {part} came. In order was asked for.")
             rest = _whole_numbers(answer(process, processes, n, done), given)
             if rest != part[done:]:
                 hint = "done counts the messages of this process, not those of all." if done else ""
@@ -138,6 +168,9 @@ def still_to_read(answer, rng):
 
 def _whole_numbers(part, given: str) -> list[int]:
     try:
-        return [int(row) for row in part]
+        rows = np.asarray(list(part))
     except TypeError:
         raise Wrong(f"{given}: a list of whole numbers was expected, {type(part).__name__} came back.") from None
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise Wrong(f"{given}: whole numbers were expected in the list, {rows.tolist()[0]!r} stands there.")
+    return [int(row) for row in rows]

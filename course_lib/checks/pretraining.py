@@ -21,6 +21,8 @@ def perplexity_on_paper(four_gaps, knows_nothing, rng):
         "That is the mean of 1/p. The loss takes the mean of logarithms: is that the same?": np.mean(1 / p),
         "That is 1 over the mean of p. One impossible word should hurt, and here it hardly would.": 1 / p.mean(),
         "That is the loss itself, in nats. Perplexity undoes the logarithm.": -np.log(p).mean(),
+        "That is the mean of p. Perplexity is never below 1.": p.mean(),
+        "That is a probability. Perplexity is never below 1.": np.exp(np.log(p).mean()),
         "That is the loss in bits. Perplexity undoes the logarithm.": -np.log2(p).mean(),
         "That is 1 over the probability of all four together. Perplexity is a figure for one word.": 1 / p.prod(),
     }
@@ -66,6 +68,9 @@ def perplexity(answer, rng):
                 "Every word counts the same; here every row does, however few words of it count.": np.exp(rows.mean()),
                 "The mean of the rows' perplexities came; the mean over all words was asked for.": np.exp(rows).mean(),
             }
+            for floor in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12):
+                hint = f"Are probabilities kept above {floor:g}? log_softmax needs no such help."
+                mistakes[hint] = np.exp((-np.log(np.exp(-losses) + floor) * weights).sum() / weights.sum())
         got = answer(jnp.asarray(logits, jnp.float32), jnp.asarray(targets), jnp.asarray(weights, jnp.float32))
         nan = "Do probabilities of 0 go into a logarithm? log_softmax never makes them."
         compare(got, np.exp(mean), given, mistakes=mistakes, nan=nan, rtol=1e-3)
@@ -83,6 +88,9 @@ def perplexity(answer, rng):
     sure = np.full((1, 2, 3), -1e4)
     sure[..., 1] = 1e4
     ask(sure, np.array([[1, 0]]), np.array([[1.0, 0.0]]), "logits of 1e4, the right one the largest")
+    surprised = np.zeros((1, 2, 3))
+    surprised[..., 1] = 30.0
+    ask(surprised, np.array([[0, 2]]), np.ones((1, 2)), "words of probability 1e-13")
 
 
 @exercise("10.3", minutes=6, difficulty=2)
@@ -172,7 +180,12 @@ def mlm_batch(answer, rng):
         }
         for what, (share, want) in shares.items():
             if abs(share - want) > 0.03:
-                hint = "Does a later line overwrite what became [MASK]?" if what.startswith("[MASK]") else ""
+                hint = ""
+                if what.startswith("[MASK]"):
+                    more = "One in five of the chosen becomes a random word or stays."
+                    hint = more if share > want else "Does a later line overwrite what became [MASK]?"
+                elif what.startswith("a random") and 0 < share < 0.04:
+                    hint = "A tenth of all the chosen, not of those that are left."
                 raise Wrong(f"{given}: {share:.0%} are {what}; {want:.0%} was expected. {hint}".rstrip())
         if drawn and max(drawn) < vocab_size - 1:
             raise Wrong(f"{given}: word {vocab_size - 1} is never drawn, the last of {vocab_size}. Is the range right?")
@@ -182,6 +195,18 @@ def mlm_batch(answer, rng):
     ask(400, 50, 25, many=True)
     ask(150, 90, 17, many=True)
     ask(1, 5, 9, many=False)
+    text = np.arange(FIRST_WORD, FIRST_WORD + 200).reshape(4, 50)
+    _follows_rng(lambda rng: answer(text.copy(), rng, 205)[2])
+
+
+def _follows_rng(chosen_with):
+    """chosen_with(generator) → the array of what was chosen."""
+    one, same, other = (np.asarray(chosen_with(np.random.default_rng(seed))) for seed in (1, 1, 2))
+    if np.array_equal(one, other):
+        hint = "Draw from the `rng` that is handed in, else each pass over the text hides the same."
+        raise Wrong(f"two generators of different seeds, and the same was chosen with both. {hint}")
+    if not np.array_equal(one, same):
+        raise Wrong("two generators of the same seed, and not the same was chosen. Draw from `rng` and nothing else.")
 
 
 @exercise("10.5", minutes=10, difficulty=2)
@@ -208,6 +233,8 @@ def choose_words(answer, rng):
         if rows < 100:
             return
         first, second = (np.array([row[w == n].any() for row, w in zip(chosen, words, strict=True)]) for n in (0, 1))
+        if not first.any() and second.any() and not second.all():
+            raise Wrong(f"{given}: word 0 is chosen in no row. Words count from 0, only -1 is special.")
         if first.all() or not first.any():
             raise Wrong(f"{given}: word 0 is chosen in all rows or in none. Draw anew for each row.")
         if (first == second).all():
@@ -220,6 +247,10 @@ def choose_words(answer, rng):
         if abs(chosen[starts].mean() - rate) > 0.05:
             hint = "Is rate used?" if abs(chosen[starts].mean() - 0.15) < 0.03 else "Each word has the chance `rate`."
             raise Wrong(f"{given}: {chosen[starts].mean():.0%} of the words were chosen. {hint}")
+        there, hit = words.max(axis=1) + 1, (starts & chosen).sum(axis=1)  # words of each row, and the chosen ones
+        if all(np.ptp(hit[there == n]) == 0 for n in set(there.tolist())):
+            hint = "Each word for itself: now more, now fewer."
+            raise Wrong(f"{given}: rows with the same number of words all have the same number chosen. {hint}")
 
     ask(300, 24, 0.3, longest=5)
     ask(200, 30, 0.6, longest=4)
@@ -227,6 +258,7 @@ def choose_words(answer, rng):
     none = np.asarray(answer(np.full((2, 4), -1), np.random.default_rng(0), 0.9))
     if none.shape != (2, 4) or none.any():
         raise Wrong("rows of nothing but special tokens: nothing can be chosen there.")
+    _follows_rng(lambda rng: answer(_random_words(np.random.default_rng(0), 20, 24, 3), rng, 0.4))
 
 
 def _random_words(rng, rows, length, longest):
@@ -242,7 +274,7 @@ def _random_words(rng, rows, length, longest):
 @exercise("10.6", minutes=10, difficulty=3)
 def draw(answer, rng):
     rows = 6000
-    for words, temperature, top_k in ((7, 1.0, 4), (5, 0.5, 3), (6, 2.0, 6)):
+    for words, temperature, top_k in ((7, 1.0, 4), (5, 0.5, 3), (6, 5.0, 3)):
         given = f"{words} words, temperature {temperature}, top_k {top_k}"
         logits = rng.permutation(np.linspace(-1.5, 1.5, words)) + rng.normal(size=words) * 0.05
         batch = jnp.asarray(np.tile(logits, (rows, 1)), jnp.float32)
@@ -273,9 +305,15 @@ def draw(answer, rng):
             "The words kept come up equally often: is softmax in it?": shares(np.zeros(words)),
         }
         mistakes["Those are the least likely words."] = _least(logits / temperature, top_k)
+        ranks = "That is a place in the order of the words, not a word: the second part of jax.lax.top_k holds those."
+        mistakes[ranks] = np.sort(want)[::-1]
+        cut = np.where(want > 0, logits / temperature, 0)
+        mistakes["A word that is cut needs the logit -inf; with 0 it can still come up."] = shares(cut, words)
+        mistakes["categorical wants logits: with probabilities words that were cut come up."] = shares(want, words)
         if not near(want):
             likeliest = min(mistakes, key=lambda hint, came=came: np.abs(came - mistakes[hint]).max())
-            hint = f" {likeliest}" if near(mistakes[likeliest]) else ""
+            beyond = " Words beyond the top_k most likely came up." if came[order[top_k:]].any() else ""
+            hint = f" {likeliest}" if near(mistakes[likeliest]) else beyond
             word = int(np.abs(came - want).argmax())
             raise Wrong(f"{given}: word {word} came in {came[word]:.0%} of draws, {want[word]:.0%} was expected.{hint}")
         if (came[order[top_k:]] > 0).any():

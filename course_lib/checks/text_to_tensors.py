@@ -47,12 +47,20 @@ def longest_first(refundable, unrefundable, refundall, rng):
         if got == pieces(word):
             continue
         hint = because[word].get(" ".join(got))
+        letters = "".join(piece.removeprefix("##") for piece in got)
         unmarked = [piece for piece in got[1:] if not piece.startswith("##") and piece != "[UNK]"]
         if hint is None and unmarked:
             hint = mark
         unknown = [piece for piece in got if piece not in REFUNDS]
-        if hint is None and unknown:
-            hint = f"{unknown[0]} is not in the list."
+        if hint is None and answer.strip("[] ").lower() == "unk":
+            hint = "Write [UNK] in capitals, with its brackets." if answer.strip() != "[UNK]" else None
+        elif hint is None and "[UNK]" in got:
+            hint = "A word is found as a whole or not at all: what was found before goes, too."
+        elif hint is None and unknown:
+            glued = "##" in unknown[0][2:]
+            hint = "A space goes between two pieces." if glued else f"{unknown[0]} is not in the list."
+        elif hint is None and letters != word:
+            hint = f"Put together, these pieces spell {letters}."
         raise Wrong(f"{word}: {answer!r} is not what comes out. {hint or 'Take one step at a time, longest first.'}")
 
 
@@ -74,7 +82,7 @@ def _cut(word, vocab, *, longest=True, mark=True, whole=True):
 def pieces(answer, rng):
     whole = "Where no piece fits, the whole word becomes [UNK]: what was found before goes, too."
     longest = "Which piece is tried first? The longest, then shorter and shorter."
-    mark = "A piece inside a word is looked up with ## in front."
+    mark = "A piece inside a word is looked up with ## in front, and stored like that."
     hints = {  # the single mistakes first, so that who repaired two of three is told of the third
         whole: dict(whole=False),
         longest: dict(longest=False),
@@ -95,6 +103,11 @@ def pieces(answer, rng):
         hint = next((h for h, changes in hints.items() if list(got) == _cut(word, vocab, **changes)), "")
         if not got and word:
             hint = "No piece at all came back."
+        new = [piece for piece in got if piece not in (*vocab, "[UNK]")]
+        if not hint and new:
+            hint = f"{new[0]} is not among the pieces. What is left to do where none fits?"
+        elif not hint and want == ["[UNK]"] and "[UNK]" not in got:
+            hint = "These pieces fit, but the rule takes the longest, every time, and never a step back."
         listed = ", ".join(sorted(vocab))
         raise Wrong(f"{word!r} with the pieces {listed}: expected {want}, got {list(got)}. {hint}".rstrip())
 
@@ -141,6 +154,9 @@ def to_batch(answer, rng):
             "Padding goes behind the text: BERT's positions count from the first token.":
                 rectangle(rows, length, pad_id, left=True)[0],
             "Which id is padding? It came in as pad_id.": np.where(mask == 1, ids, 0),
+            "A row's last token is row[-1]; 102 is [SEP] in one vocabulary only.":
+                rectangle(rows, length, pad_id, cut=lambda r: [*r[: length - 1], 102])[0],
+            "That is the mask. The ids come first.": mask,
         })  # fmt: skip
         compare(got[1], mask, f"{given}, mask", mistakes={
             "The mask is 1 at a token and 0 at padding; this one is the other way round.": 1 - mask,
@@ -149,6 +165,11 @@ def to_batch(answer, rng):
             "Is 0 always padding? Take the mask from the lengths.": (ids != 0).astype(int),
             "Padding must be 0 in the mask.": np.ones_like(mask),
         })  # fmt: skip
+        for name, part in (("ids", got[0]), ("mask", got[1])):
+            if part.dtype != np.int32:
+                raise Wrong(
+                    f"{given}, {name}: int32 was asked for, {part.dtype} came back. Say so where the array is made."
+                )
 
     def row(n):
         return [101, *rng.integers(200, 900, n - 2).tolist(), 102]
@@ -159,6 +180,7 @@ def to_batch(answer, rng):
     ask([row(5)], 5, 0, "one text that just fits")
     ask([[8, 5, 5, 3], [8, 3]], 5, 3, "pad_id = 3, which is the end token, too")
     ask([[8, 0, 5, 9], [8, 9]], 4, 7, "pad_id = 7, and 0 is a real token")
+    ask([[2, 40, 41, 42, 3], [2, 43, 3]], 4, 0, "another vocabulary, in which [SEP] is 3")
     ask([row(12)], 2, 0, "length 2")
 
 
@@ -185,6 +207,9 @@ def padding_share(answer, rng):
             "The order counts: take the texts as they come, do not sort them.": 1
             - needed / sum(group.max() * len(group) for group in batches_of(np.sort(lengths))),
             "That is a number of tokens. Which share of all that are computed?": computed.sum() - needed,
+            "A share goes from 0 to 1; this is in percent.": 100 * (1 - needed / computed.sum()),
+            "That is how many are computed for one that is needed. Which share of them is padding?": computed.sum()
+            / needed,
         }  # fmt: skip
         if full and len(full) < len(groups):
             mistakes["Is the last batch, the small one, counted?"] = 1 - sum(g.sum() for g in full) / sum(
@@ -241,6 +266,10 @@ def accuracy(answer, rng):
             "Rows that only fill the batch up were counted as examples, as wrong ones.": hits.sum() / (n + fill),
             "Rows that only fill the batch up were counted as right answers.": (hits.sum() + fill) / n,
             "That is how many are right. Which share?": hits.sum(),
+            "Some examples were counted twice: the last batch reaches back into the one before it.": (
+                hits[: n - n % batch_size].sum() + hits[-batch_size:].sum() * (n % batch_size > 0)
+            )
+            / n,
         }
         if full and fill:
             mistakes = {
