@@ -19,34 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
+from peers import FOLDER, peers_python, peers_versions
 
-from course_lib.cache import cache_folder
 from course_lib.data import load_tickets
 from course_lib.finetune import tickets_router
 
 HERE = Path(__file__).resolve().parent
-TORCH = "torch==2.13.0"
 CALLERS = (1, 8, 64)
 OVERLOAD = 400  # callers: more than the queue takes
-
-
-def other_environment(folder: Path) -> Path:
-    """An environment with what the other server and the load generator need → its Python."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not (folder / "ready").exists():
-        print(f"making {folder} with {TORCH}, transformers and locust")
-        venv.create(folder, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, TORCH], check=True)
-        subprocess.run([*install, "transformers>=5", "starlette", "uvicorn", "uvloop", "locust"], check=True)
-        (folder / "ready").touch()
-    return python
 
 
 @contextlib.contextmanager
@@ -97,9 +82,9 @@ def row(name: str, callers: int, measured: dict) -> tuple[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10, help="for one measurement")
-    parser.add_argument("--env", type=Path, default=cache_folder() / "benchmark-serve", help="the other environment")
+    parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")
     arguments = parser.parse_args()
-    python = other_environment(arguments.env)
+    python = peers_python(arguments.env)
     router = tickets_router()
     course = [sys.executable, "-c", "from course_lib.cli import main; main()", "serve", router, "--port", "PORT"]
     servers = {
@@ -121,15 +106,11 @@ def main() -> None:
         with running(course) as url:
             measured = load(python, url, OVERLOAD, arguments.seconds, folder)
             lines.append(row("`course serve`, overloaded", OVERLOAD, measured)[0])
-    versions = subprocess.run(
-        [python, "-c", "import torch, transformers; print(torch.__version__, transformers.__version__)"],
-        capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
     import jax
 
     plain, batched, ours = (rates[name, max(CALLERS)] for name in servers)
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
-    software = f"jax {jax.__version__}, torch {versions[0]}, transformers {versions[1]}"
+    software = f"jax {jax.__version__}, {peers_versions(python)}"
     text = f"""\
 # The service under load
 
