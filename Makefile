@@ -7,9 +7,6 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-# See HUGE_PAGES in course_lib/cache.py.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 .PHONY: lab test build bench wheel lock clean
 
 lab: .venv/ready

@@ -18,14 +18,12 @@ import psutil
 import pytest
 from nbval.kernel import RunningKernel, start_new_kernel
 
-from course_lib.cache import HUGE_PAGES
 from course_lib.notebook_build import kernel_env
 
 ROOT = Path(__file__).resolve().parent
 
 runpy.run_path(str(ROOT / "tests" / "offline" / "sitecustomize.py"))  # this process
 os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests start
-os.environ.update(HUGE_PAGES | os.environ)  # `course finetune` is called in this process, and would start it again
 
 
 class Kernel(RunningKernel):

@@ -1,4 +1,4 @@
-"""Where the course keeps what it can fetch or make again, models and compiled programs; and how it asks for memory."""
+"""Where the course keeps what it can fetch or make again: models, and compiled programs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-
-# For the environment of processes that train. Every step asks for some hundred MiB and gives them back; with this glibc
-# asks Linux for pages of 2 MiB and not of 4 KiB, and a sixth of the time goes away. glibc reads it at the start of a
-# process and never again; other C libraries ignore it.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def cache_folder() -> Path:

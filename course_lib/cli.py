@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from course_lib import CourseError
-from course_lib.cache import HUGE_PAGES
 
 app = typer.Typer(
     help="From loss to BERT: set up, build and check the course; fine-tune, examine and use a BERT.",
@@ -40,7 +39,6 @@ def lab(context: typer.Context) -> None:
 
     fetch(report=_say)
     _say("starting JupyterLab (Ctrl-C twice ends it)")
-    os.environ.update(HUGE_PAGES | os.environ)  # kernels inherit it
     first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"  # also in the address that is printed
     os.execv(
         sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
@@ -147,8 +145,6 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
 ) -> None:
     """Fine-tune a BERT on labelled texts."""
-    if sys.platform == "linux" and not HUGE_PAGES.keys() <= os.environ.keys():  # again, with them
-        os.execve(sys.executable, sys.orig_argv, os.environ | HUGE_PAGES)
     from course_lib.finetune import finetune as run
 
     together = (coordinator, processes, process_id)

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib import CourseError
-from course_lib.cache import HUGE_PAGES
 from course_lib.files import write_text
 
 if TYPE_CHECKING:
@@ -111,8 +110,7 @@ def build(
 
 def kernel_env(root: Path) -> dict[str, str]:
     """The environment of every kernel that makes or tests stored outputs: this process's, made the same everywhere."""
-    env = HUGE_PAGES | os.environ
-    env = {name: value for name, value in env.items() if not name.startswith(DROPPED_VARIABLES)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED_VARIABLES)}
     offline = str(root / "tests" / "offline")  # its sitecustomize.py refuses the network
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [offline, env.get("PYTHONPATH")]))
     env["IPYTHONDIR"] = _ipython_folder().name

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from course_lib import cli
-from course_lib.cache import HUGE_PAGES
 from course_lib.data import load_tickets
 from course_lib.train import TrainConfig
 
@@ -266,17 +265,3 @@ def test_the_command_starts_fast():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert time.perf_counter() - started < 10
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="for glibc")
-def test_fine_tuning_starts_itself_again_with_huge_pages_and_only_once():
-    script = """
-import os, course_lib.finetune
-course_lib.finetune.finetune = lambda data, **settings: print(data, os.environ["GLIBC_TUNABLES"]) or exit()
-from course_lib.cli import main; print("started"); main()"""
-    env = {name: value for name, value in os.environ.items() if name not in HUGE_PAGES}
-    command = [sys.executable, "-u", "-c", script, "finetune", "a b.csv", "--out", "x"]
-    once_more = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert once_more.stdout.splitlines() == ["started", "started", "a b.csv glibc.malloc.hugetlb=1"]
-    chosen = subprocess.run(command, env=env | {"GLIBC_TUNABLES": "x.y=1"}, capture_output=True, text=True, check=True)
-    assert chosen.stdout.splitlines() == ["started", "a b.csv x.y=1"]
