@@ -20,7 +20,6 @@ from pathlib import Path
 
 from peers import FOLDER, peers_python, peers_versions
 
-from course_lib.cache import HUGE_PAGES
 from course_lib.pretrained import fetch
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +72,7 @@ def main() -> None:
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     sides = {
         "PyTorch": subprocess.Popen([python, HERE / "torch_step.py", fetch()], **pipes),
-        "course": subprocess.Popen([sys.executable, __file__, "answer"], env=os.environ | HUGE_PAGES, **pipes),
+        "course": subprocess.Popen([sys.executable, __file__, "answer"], **pipes),
     }
     lines = []
     for length in LENGTHS:

@@ -11,21 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_recall_fscore_support
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from course_lib import CourseError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sklearn.pipeline import Pipeline
 
 CONFIDENCE = 0.95
 RESAMPLES = 1_000
@@ -124,16 +119,17 @@ def evaluate(true: np.ndarray, predicted: np.ndarray, labels: Sequence[str], *, 
     true, predicted = _indices(true, "true", labels), _indices(predicted, "predicted", labels)
     if len(true) != len(predicted):
         raise ValueError(f"true has {len(true)} examples and predicted has {len(predicted)}: they must pair up")
-    n, classes = len(true), np.arange(len(labels))
+    n = len(true)
     confusion = np.zeros((len(labels), len(labels)), int)
     np.add.at(confusion, (true, predicted), 1)  # not `confusion[true, predicted] += 1`, which counts each cell once
-    precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+    hits, support, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = hits / np.maximum(said, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + said, 1)
     right = int(np.trace(confusion))
-    wilson = binomtest(right, n).proportion_ci(CONFIDENCE, method="wilson")
     return Evaluation(
         n=n,
         accuracy=right / n,
-        accuracy_interval=Interval(float(wilson.low), float(wilson.high)),
+        accuracy_interval=_wilson(right, n),
         macro_f1=float(_macro_f1(confusion)),
         macro_f1_interval=_bootstrap_macro_f1(confusion, seed),
         per_class=tuple(
@@ -142,6 +138,17 @@ def evaluate(true: np.ndarray, predicted: np.ndarray, labels: Sequence[str], *, 
         ),
         confusion=confusion,
     )
+
+
+def _wilson(right: int, n: int) -> Interval:
+    """The interval of Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953) for a share of `right` in `n`.
+
+    scipy.stats has it, too, and takes longer to import than all the rest of this module.
+    """
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share = right / n
+    centre, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return Interval(max(0.0, (centre - half) / (1 + z**2 / n)), min(1.0, (centre + half) / (1 + z**2 / n)))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -174,6 +181,12 @@ def tfidf_baseline(train_texts: Sequence[str], train_labels: Sequence[str], *, s
         CourseError: the training data holds one class only, or none.
         ValueError: there are not as many labels as texts.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import Pipeline
+    from threadpoolctl import threadpool_limits
+
     if len(train_texts) != len(train_labels):
         raise ValueError(f"{len(train_texts)} texts and {len(train_labels)} labels: they must pair up")
     counts = Counter(train_labels)

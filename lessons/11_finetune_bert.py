@@ -209,7 +209,7 @@ assert untrained.accuracy < 0.3
 # The bar shows the loss, examples per second and the time left.
 
 # %%
-from course_lib.train import TrainConfig, best_epoch, fit
+from course_lib.train import TrainConfig, fit
 
 config = TrainConfig()
 history = fit(model, train_set, validation_set, config)

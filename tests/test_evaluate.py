@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -67,13 +67,10 @@ def test_a_class_that_is_only_predicted_counts_as_zero_in_macro_f1():
 
 
 def test_accuracy_interval_is_wilsons():
-    true = np.zeros(50, int)
-    predicted = np.array([0] * 40 + [1] * 10)
-    p, n, z = 0.8, 50, norm.ppf(0.975)  # Wilson 1927, written out
-    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
-    interval = evaluate(true, predicted, ("a", "b")).accuracy_interval
-    assert (interval.low, interval.high) == pytest.approx((low, high))
+    for right, n in [(40, 50), (0, 3), (1, 1), (452, 452), (311, 452)]:
+        interval = evaluate(np.zeros(n, int), np.arange(n) >= right, ("a", "b")).accuracy_interval
+        expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_bootstrap_over_confusion_counts_agrees_with_resampling_examples():
