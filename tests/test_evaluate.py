@@ -68,7 +68,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero_in_macro_f1():
 
 def test_accuracy_interval_is_wilsons():
     for right, n in [(40, 50), (0, 3), (1, 1), (452, 452), (311, 452)]:
-        interval = evaluate(np.zeros(n, int), np.arange(n) >= right, ("a", "b")).accuracy_interval
+        interval = evaluate(np.zeros(n, int), (np.arange(n) >= right).astype(int), ("a", "b")).accuracy_interval
         expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
         assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
