@@ -247,7 +247,7 @@ interval = finetuned.macro_f1_interval
 print(f"95 % interval: about {(interval.high - interval.low) / 2:.2f} to either side")
 
 # %% [markdown]
-# That is as wide as the lead over counting words. But it is about *other* messages, and a set of hard ones would lower both
+# That is about as wide as the lead over counting words. But it is about *other* messages, and a set of hard ones would lower both
 # scores. Both were examined on the same messages, so compare them there: where does only one of the two get it right?
 
 # %%
@@ -295,7 +295,7 @@ for name, method in {
 fig, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
 xlabel = "macro-F1 on the test messages (3 and 4: mean ± sd of 3 seeds)"
 plots.scores(ax, results, xlabel=xlabel, title="Fine-tuning leads; without pretraining, counting words is better", digits=2)
-ax.plot(finetuned.macro_f1, 2, "D", color=plots.ORANGE, label="fine-tuned on this page")
+ax.plot(finetuned.macro_f1, 2.4, "^", color=plots.ORANGE, label="fine-tuned on this page")
 ax.legend(frameon=False, loc="lower right")
 assert results["3 fine-tuned"][0] > macro_f1(words) > results["4 from scratch, small"][0]
 
@@ -363,8 +363,9 @@ for labels, points in lead.items():
 assert lead[400] > sd.loc["fine-tuned", 400]
 
 # %% [markdown]
-# **False here**: it leads with hundreds. Only with 64 does something cheaper do better. So start with the frozen encoder, label until
-# its curve flattens, then fine-tune.
+# **False here**: hundreds are enough for a lead. But few is few: with the smallest numbers, fine-tuning gains nothing over a frozen
+# encoder that takes seconds. And with all of them the lead shrinks again, since counting words has caught up. So start with the
+# frozen encoder, label until its curve flattens, then fine-tune, and keep counting words beside it as the model to beat.
 #
 # One caution. All of them also chose by 150 validation messages, which are labels, too. Whoever has 64 labels in all has fewer
 # for training than this figure says.
@@ -457,7 +458,7 @@ for name, config in sizes.items():
 #   round the factors of a matrix product, unless you say `jax.config.update("jax_default_matmul_precision", "highest")`.
 # - **BERT-base on two cores.** As many times this page's minutes as the second line has more operations. It is meant for a GPU.
 # - **BERT-base's score.** Larger is usually better, and this course has not measured it on these messages. Your run will: its
-#   diamond in the bar chart stands beside this model's bar. Its frozen vectors may do worse than this page's, which come from a
+#   triangle in the bar chart stands beside this model's bar. Its frozen vectors may do worse than this page's, which come from a
 #   model that was trained further to put like texts close together. `fit` takes smaller steps for it: 5e-5, as in the paper, not 2e-4.
 #
 # ## The same from a terminal, with your own table
