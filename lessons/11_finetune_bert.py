@@ -296,7 +296,7 @@ fig, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
 xlabel = "macro-F1 on the test messages (3 and 4: mean ± sd of 3 seeds)"
 plots.scores(ax, results, xlabel=xlabel, title="Fine-tuning leads; without pretraining, counting words is better", digits=2)
 ax.plot(finetuned.macro_f1, 2.4, "^", color=plots.ORANGE, label="fine-tuned on this page")
-ax.legend(frameon=False, loc="lower right")
+ax.legend(frameon=False, loc=(0.6, 0.22))
 assert results["3 fine-tuned"][0] > macro_f1(words) > results["4 from scratch, small"][0]
 
 # %% [markdown]

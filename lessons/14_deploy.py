@@ -335,7 +335,7 @@ share = np.linspace(0, 100, len(waits))
 ax.plot(np.sort(single_waits), share, color=plots.VERMILLION, label=f"one at a time, {single_rate:.0f} answers/s")
 ax.plot(np.sort(waits), share, color=plots.BLUE, label=f"batched, {rate:.0f} answers/s")
 ax.set_xlim(left=0)
-ax.legend(frameon=False, loc="lower right")
+ax.legend(frameon=False, loc="upper left")
 title = f"Sixteen callers, {rate / single_rate:.1f} times the answers a second"
 plots.finish(ax, title, "time to the answer (ms)", "callers answered (%)")
 

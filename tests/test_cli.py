@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from course_lib import cli
 from course_lib.data import load_tickets
+from course_lib.finetune import tickets_router
 from course_lib.train import TrainConfig
 
 ROWS = [(f"my {thing} has not come yet, {n}", "delivery") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
@@ -242,14 +244,14 @@ def test_evaluate_and_predict_say_what_is_wrong(course, trained, tmp_path, tiny_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_how_to_resume_and_resume_finishes(tmp_path, tiny_folder, course):
-    data, out = table(tmp_path / "data.csv"), tmp_path / "out"
+    data, out = table(tmp_path / "data.csv", ROWS * 20), tmp_path / "out"  # an epoch takes longer than a signal
     arguments = ["finetune", data, "--model", tiny_folder, "--epochs", "60", "--max-length", "32", "--out", out]
     program = [sys.executable, "-c", "from course_lib.cli import main; main()", *map(str, arguments)]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
     seen = []
     for line in process.stderr:
         seen.append(line)
-        if line.startswith("epoch 2/60"):
+        if line.startswith("epoch 1/60"):
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert "--resume" in seen[-1] and "Traceback" not in "".join(seen)
@@ -265,3 +267,18 @@ def test_the_command_starts_fast():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert time.perf_counter() - started < 10
+
+
+def test_the_courses_router_is_made_once_and_in_silence(monkeypatch, tmp_path, caplog):
+    made = []
+
+    def make(data, *, out, **_):
+        logging.getLogger("course_lib.checkpoint").warning("newly initialised")
+        out.mkdir()
+        made.append(data)
+
+    monkeypatch.setattr("course_lib.finetune.finetune", make)
+    monkeypatch.setattr("course_lib.finetune.cache_folder", lambda: tmp_path)
+    folder = tickets_router()
+    assert folder.is_dir() and tickets_router() == folder
+    assert made == ["tickets"] and not caplog.records
