@@ -244,9 +244,10 @@ def test_evaluate_and_predict_say_what_is_wrong(course, trained, tmp_path, tiny_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_how_to_resume_and_resume_finishes(tmp_path, tiny_folder, course):
-    data, out = table(tmp_path / "data.csv", ROWS * 20), tmp_path / "out"  # an epoch takes longer than a signal
+    data, out = table(tmp_path / "data.csv", ROWS * 5), tmp_path / "out"  # an epoch takes longer than a signal
     arguments = ["finetune", data, "--model", tiny_folder, "--epochs", "60", "--max-length", "32", "--out", out]
-    program = [sys.executable, "-c", "from course_lib.cli import main; main()", *map(str, arguments)]
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # `make test &` starts it deaf
+    program = [sys.executable, "-c", f"{listen}; from course_lib.cli import main; main()", *map(str, arguments)]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
     seen = []
     for line in process.stderr:

@@ -45,6 +45,7 @@ logging.warning("epoch 1")
 
 # %%
 written = os.write(1, b"from the file descriptor\\n")
+time.sleep(0.5)  # a thread of the kernel passes it on; on a busy machine the cell would end before
 
 # %%
 warnings.warn("a warning names the cell's file")
