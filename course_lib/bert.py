@@ -119,7 +119,7 @@ def _layer_norm(config: BertConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
 def _dropout(rate: float, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
     """Zero a share `rate` of `x` and make up for it in the rest (Srivastava et al. 2014); without rngs, `x` itself.
 
-    nnx.Dropout draws 32 random bits a number. On a CPU drawing them is a fifth of a training step; 8 will do, with
+    nnx.Dropout draws 32 random bits a number, which on a CPU takes a good part of a training step. 8 will do, with
     `rate` rounded to the next 1/256.
     """
     dropped = round(rate * 256)

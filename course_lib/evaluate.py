@@ -124,7 +124,7 @@ def evaluate(true: np.ndarray, predicted: np.ndarray, labels: Sequence[str], *, 
     np.add.at(confusion, (true, predicted), 1)  # not `confusion[true, predicted] += 1`, which counts each cell once
     hits, support, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = hits / np.maximum(said, 1), hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + said, 1)
+    f1 = _f1(confusion)
     right = int(np.trace(confusion))
     return Evaluation(
         n=n,
@@ -221,14 +221,15 @@ def _indices(values: np.ndarray, name: str, labels: tuple[str, ...]) -> np.ndarr
 
 
 def _macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Macro-F1 of each confusion matrix, [..., K, K] → [...], over the classes that occur in it.
+    """Macro-F1 of each confusion matrix, [..., K, K] → [...], over the classes that occur in it: truly or predicted."""
+    occurs = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0  # [..., K]
+    return _f1(confusion).sum(axis=-1) / occurs.sum(axis=-1)
 
-    F1 = 2 · right / (times true + times predicted), and a class occurs if that denominator is not zero.
-    """
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)  # [..., K]
-    occurrences = confusion.sum(axis=-1) + confusion.sum(axis=-2)  # [..., K]
-    f1 = 2 * right / np.maximum(occurrences, 1)
-    return f1.sum(axis=-1) / (occurrences > 0).sum(axis=-1)
+
+def _f1(confusion: np.ndarray) -> np.ndarray:
+    """F1 of each class, [..., K, K] → [..., K]: 2 · right / (times true + times predicted), 0 where it never occurs."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return 2 * right / np.maximum(confusion.sum(axis=-1) + confusion.sum(axis=-2), 1)
 
 
 def _bootstrap_macro_f1(confusion: np.ndarray, seed: int) -> Interval:
