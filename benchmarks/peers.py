@@ -22,7 +22,9 @@ def peers_python(folder: Path = FOLDER) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, TORCH], check=True)
-        subprocess.run([*install, "transformers>=5", "starlette", "uvicorn", "uvloop", "locust"], check=True)
+        subprocess.run(
+            [*install, "transformers>=5", "accelerate", "starlette", "uvicorn", "uvloop", "locust"], check=True
+        )
         (folder / "ready").touch()
     return python
 

@@ -3,15 +3,13 @@
     .venv/bin/python benchmarks/spine.py [finetune] [scores] [sst2] [notebooks] [--sst2 FOLDER]
 
 All four take about 20 minutes on 2 cores; name those that you want. FOLDER holds train.tsv and dev.tsv of the Stanford
-Sentiment Treebank (whole sentences, binary; text<TAB>label, no header); without it, the data set stanfordnlp/sst2 is
-fetched where the package `datasets` is installed, and SST-2 is skipped where it is not. `notebooks` takes what the last
-`make test` measured. Each part replaces its table in README.md, between its markers.
+Sentiment Treebank, see sst2.py. `notebooks` takes what the last `make test` measured. Each part replaces its table in
+README.md, between its markers.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -25,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sst2 import sst2_tables
 
 from course_lib.data import TICKETS, class_indices, load_tickets
 from course_lib.evaluate import evaluate, mean_sd, tfidf_baseline
@@ -76,18 +75,9 @@ def tickets_scores() -> list[tuple[str, str]]:
     return rows
 
 
-def sst2(data: Path, folder: Path) -> list[tuple[str, str]]:
-    for name in ("train", "dev"):
-        with (
-            (data / f"{name}.tsv").open(encoding="utf-8") as file,
-            (folder / f"{name}.csv").open("w", newline="") as out,
-        ):
-            writer = csv.writer(out)
-            writer.writerow(["text", "label"])
-            writer.writerows(line.rstrip("\n").rsplit("\t", 1) for line in file)
+def sst2(train: Path, dev: Path, folder: Path) -> list[tuple[str, str]]:
     out = folder / "sst2"
-    seconds = course("finetune", str(folder / "train.csv"), "--validation", str(folder / "dev.csv"), "--epochs", "2",
-                     "--out", str(out))  # fmt: skip
+    seconds = course("finetune", str(train), "--validation", str(dev), "--epochs", "2", "--out", str(out))
     metrics = json.loads((out / "metrics.json").read_text())
     speed = np.median([epoch["examples_per_second"] for epoch in metrics["history"]])
     accuracy = f"{metrics['validation']['accuracy']:.3f}"
@@ -95,18 +85,6 @@ def sst2(data: Path, folder: Path) -> list[tuple[str, str]]:
         ("SST-2 (6,920 sentences, 2 epochs): dev accuracy", accuracy),
         ("SST-2: time, speed", f"{seconds:.0f} s, {speed:.0f} examples/s"),
     ]
-
-
-def fetch_sst2(folder: Path) -> Path | None:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        print("SST-2 is skipped: no --sst2 FOLDER, and the package datasets is not installed")
-        return None
-    for split, name in (("train", "train"), ("validation", "dev")):
-        rows = load_dataset("stanfordnlp/sst2", split=split)
-        (folder / f"{name}.tsv").write_text("".join(f"{row['sentence'].strip()}\t{row['label']}\n" for row in rows))
-    return folder
 
 
 def notebooks() -> list[tuple[str, ...]]:
@@ -152,12 +130,13 @@ def main() -> None:
     fetch()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
+        tables = sst2_tables(arguments.sst2, folder) if "sst2" in chosen else None  # where they lack, say so at once
         if "finetune" in chosen:
             write("finetune", (machine, ""), finetune_once(folder))
         if "scores" in chosen:
             write("scores", ("mean ± sd", ""), tickets_scores())
-        if "sst2" in chosen and (data := arguments.sst2 or fetch_sst2(folder)):
-            write("sst2", (machine, ""), sst2(data, folder))
+        if tables:
+            write("sst2", (machine, ""), sst2(*tables, folder))
     if "notebooks" in chosen:
         write("notebooks", ("lesson", "page", "exercises", "solutions", "memory, at most"), notebooks())
 

@@ -31,9 +31,10 @@ def embed(model, ids):
 def test_scores_are_the_path_integral_of_each_tokens_slope(model, target):
     x, start = embed(model, IDS), embed(model, BASELINE)
     nodes, weights = np.polynomial.legendre.leggauss(40)  # another rule than the library's, and no padding
+    slope = jax.jit(jax.grad(lambda x: logit_of(model, x, target)))
     expected = np.zeros(len(IDS))
     for alpha, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        gradient = jax.grad(lambda x: logit_of(model, x, target))(start + alpha * (x - start))
+        gradient = slope(start + alpha * (x - start))
         expected += weight * np.asarray((gradient * (x - start)).sum(axis=-1))
     got = integrated_gradients(model, IDS, BASELINE, target, points=512)
     np.testing.assert_allclose(got.scores, expected, atol=1e-3 * np.abs(expected).max())
@@ -56,7 +57,8 @@ def test_scores_add_up_and_more_points_come_closer(model):
 def test_points_that_do_not_fill_a_batch_change_nothing_but_the_sum(model, points):
     x, start = embed(model, IDS), embed(model, BASELINE)
     alphas = np.linspace(0, 1, points)
-    slopes = [jax.grad(lambda x: logit_of(model, x, 1))(start + a * (x - start)) for a in alphas]
+    slope = jax.jit(jax.grad(lambda x: logit_of(model, x, 1)))
+    slopes = [slope(start + a * (x - start)) for a in alphas]
     expected = (np.trapezoid(np.stack(slopes), alphas, axis=0) * (x - start)).sum(axis=-1)
     got = integrated_gradients(model, IDS, BASELINE, 1, points=points)
     np.testing.assert_allclose(got.scores, expected, atol=1e-4)

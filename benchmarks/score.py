@@ -1,0 +1,105 @@
+"""Time to a score: fine-tuning on SST-2, from process start to the dev accuracy, beside transformers' Trainer.
+
+    .venv/bin/python benchmarks/score.py --sst2 FOLDER [--env FOLDER] [--epochs 2] [--sides course,longest,128]
+
+The same weights, batch size, learning rate, warm-up and weight decay. The Trainer pads to the longest text of a batch,
+its default, or all to 128 tokens, as the Flax example of transformers did (run_flax_glue.py). One run a side, one after
+the other; about 25 minutes on 2 cores. Writes benchmarks/score.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from peers import FOLDER, peers_python, peers_versions
+from sst2 import sst2_tables
+
+from course_lib.pretrained import fetch
+from course_lib.train import TrainConfig
+
+HERE = Path(__file__).resolve().parent
+TARGETS = (0.86, 0.87, 0.88)
+
+
+def epoch_ends(command: list) -> tuple[list[float], list[str]]:
+    """Runs it → (seconds from its start to each line "epoch …", those lines)."""
+    started = time.perf_counter()
+    ends, lines = [], []
+    quiet = {**os.environ, "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=quiet) as program:
+        for line in program.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("epoch "):
+                ends.append(time.perf_counter() - started)
+                lines.append(line)
+    assert program.returncode == 0, command
+    return ends, lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--sides", default="course,longest,128")
+    arguments = parser.parse_args()
+    python = peers_python(arguments.env)
+    config = TrainConfig().suited_to(384)
+    names = {
+        "course": "`course finetune`",
+        "longest": "Trainer, padded to the longest of a batch",
+        "128": "Trainer, padded to 128",
+    }
+    rows, totals = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        train, dev = sst2_tables(arguments.sst2, folder)
+        for side in arguments.sides.split(","):
+            if side == "course":
+                command = [Path(sys.executable).with_name("course"), "finetune", train, "--validation", dev]
+                ends, _ = epoch_ends([*command, "--epochs", arguments.epochs, "--out", folder / "out"])
+                history = json.loads((folder / "out" / "metrics.json").read_text())["history"]
+                accuracies = [epoch["validation_accuracy"] for epoch in history]
+            else:
+                rest = [arguments.epochs, config.learning_rate, config.batch_size, side]
+                ends, lines = epoch_ends([python, HERE / "torch_finetune.py", fetch(), train, dev, *rest])
+                accuracies = [float(re.search(r"[\d.]+$", line)[0]) for line in lines]
+            totals[side] = ends[-1]
+            when = list(zip(ends, accuracies, strict=True))
+            reached = [next((f"{end:.0f} s" for end, accuracy in when if accuracy >= goal), "") for goal in TARGETS]
+            scores = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+            rows.append(f"| {names[side]} | {scores} | {ends[-1]:.0f} s | {' | '.join(reached)} |")
+    import jax
+
+    against = "; ".join(
+        f"{names[side]}: {seconds / totals['course']:.1f} times this course's time"
+        for side, seconds in totals.items()
+        if side != "course" and "course" in totals
+    )
+    text = f"""\
+# Time to a score
+
+Written by `benchmarks/score.py`. SST-2 (6,920 sentences), {arguments.epochs} epochs, MiniLM-L6, float32, batch
+{config.batch_size}, learning rate {config.learning_rate:g}, from process start, compilation included; on
+{os.cpu_count()} cores ({platform.machine()}, {platform.system()}); jax {jax.__version__}, {peers_versions(python)}.
+
+| | dev accuracy after each epoch | all epochs | to {" | to ".join(f"{goal:.2f}" for goal in TARGETS)} |
+|---|---|---:|{"---:|" * len(TARGETS)}
+{chr(10).join(rows)}
+
+{against}.
+"""
+    (HERE / "score.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
