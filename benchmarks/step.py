@@ -49,7 +49,7 @@ def answer_questions() -> None:
         took = []
         for _ in range(steps):
             started = time.perf_counter()
-            loss, gradients = gradients_of(graph, params, batch, key, 1, False)
+            loss, gradients = gradients_of(graph, params, batch, key, 1, False)  # with a key: dropout
             params, opt_state = update_of(optimizer, params, opt_state, gradients)
             jax.block_until_ready((loss, params))
             took.append(time.perf_counter() - started)

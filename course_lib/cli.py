@@ -132,7 +132,10 @@ def finetune(
     max_length: Annotated[
         int | None, typer.Option(help="Longest text, in tokens (128, or what the model takes); longer ones are cut.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start, the order and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start and the order.")] = 0,
+    dropout: Annotated[
+        bool, typer.Option("--dropout", help="Drop out, at the rates of the model's config.json.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Compute in float32 or bfloat16.")] = "float32",
     accumulate: Annotated[int, typer.Option(min=1, help="Parts of a batch, one after the other: less memory.")] = 1,
     remat: Annotated[bool, typer.Option("--remat", help="Compute activations twice, keep fewer.")] = False,
@@ -159,7 +162,7 @@ def finetune(
             data, text=text, label=label or _default_label(data), out=out, validation=validation, model=model,
             max_length=max_length, overwrite=overwrite, resume=resume, report=_say,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            dtype=dtype, accumulate=accumulate, remat=remat, devices=devices,
+            dropout=dropout, dtype=dtype, accumulate=accumulate, remat=remat, devices=devices,
         )  # fmt: skip
     except KeyboardInterrupt:
         _say("interrupted; after the first whole epoch, the same command with --resume goes on where this one stopped")

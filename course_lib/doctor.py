@@ -97,8 +97,10 @@ def _gpu_advice(root: Path) -> str:
 def check_memory(root: Path) -> tuple[bool, str, str]:
     import psutil
 
-    advice = {psutil.virtual_memory().available: "close other programs and notebook kernels",
-              _room_in_container(Path("/sys/fs/cgroup")): "give the container more, e.g. docker run --memory=4g"}
+    advice = {
+        psutil.virtual_memory().available: "close other programs and notebook kernels",
+        _room_in_container(Path("/sys/fs/cgroup")): "give the container more, e.g. docker run --memory=4g",
+    }
     room = min(advice)
     return room >= 2 * 2**30, f"{room / 2**30:.1f} GiB available (needed: 2 GiB)", advice[room]
 

@@ -192,11 +192,13 @@ def tfidf_baseline(train_texts: Sequence[str], train_labels: Sequence[str], *, s
     counts = Counter(train_labels)
     if len(counts) < 2:
         raise CourseError(f"training labels: a classifier needs at least two classes, found {sorted(counts)}")
-    model = Pipeline([
-        ("tfidf", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
-        # newton-cg takes a third of the default solver's time here: few examples, very many weights.
-        ("classifier", LogisticRegression(C=10, class_weight="balanced", solver="newton-cg", max_iter=1_000)),
-    ])
+    model = Pipeline(
+        [
+            ("tfidf", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
+            # newton-cg takes a third of the default solver's time here: few examples, very many weights.
+            ("classifier", LogisticRegression(C=10, class_weight="balanced", solver="newton-cg", max_iter=1_000)),
+        ]
+    )
     folds = min(5, *counts.values())
     # One thread: on matrices this small, BLAS threads mostly wait for each other (measured: 4 times the CPU time).
     with threadpool_limits(limits=1, user_api="blas"):

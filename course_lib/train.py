@@ -44,6 +44,7 @@ class TrainConfig:
     warmup: float = 0.1  # this fraction of all steps
     weight_decay: float = 0.01  # on matrices, not on biases and LayerNorm
     clip_norm: float = 1.0  # largest allowed norm of the whole gradient
+    dropout: bool = False  # at the rates in the model's configuration
     patience: int = 2  # stop after so many epochs without a better macro-F1 on the validation set
     accumulate: int = 1  # compute a batch's gradient in so many parts, one after the other: less memory, same step
     remat: bool = False  # compute activations a second time instead of keeping them: less memory, more time
@@ -104,15 +105,16 @@ def classification_loss(logits: jax.Array, batch: Batch) -> jax.Array:
     return (losses * batch.weights).sum() / jnp.maximum(batch.weights.sum(), 1)
 
 
-def loss_and_gradients(graph, params, batch: Batch, key: jax.Array, accumulate: int = 1, remat: bool = False):
-    """The loss of `batch` under dropout from `key`, and its gradient by `params`.
+def loss_and_gradients(graph, params, batch: Batch, key: jax.Array | None, accumulate: int = 1, remat: bool = False):
+    """The loss of `batch`, under dropout from `key` (None: without dropout), and its gradient by `params`.
 
     With `accumulate`, part after part; each part counts by its rows, so the result is that of the whole batch.
     """
 
     def loss_of(params, part: Batch, key):
         model = nnx.merge(graph, params)
-        logits = model(part.input_ids, part.attention_mask, remat=remat, rngs=nnx.Rngs(dropout=key))
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        logits = model(part.input_ids, part.attention_mask, remat=remat, rngs=rngs)
         return classification_loss(logits, part)
 
     if accumulate == 1:
@@ -127,7 +129,8 @@ def loss_and_gradients(graph, params, batch: Batch, key: jax.Array, accumulate: 
     # [B, …] → [accumulate, B / accumulate, …]; a part takes every so-many-th row, and with it some of every device.
     parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    return jax.lax.scan(add, zero, (parts, jax.random.split(key, accumulate)))[0]
+    keys = None if key is None else jax.random.split(key, accumulate)
+    return jax.lax.scan(add, zero, (parts, keys))[0]
 
 
 def update(optimizer, params, opt_state, gradients):
@@ -192,7 +195,7 @@ def fit(
         nnx.update(model, local_copy(state.pop("best")))
         del state
 
-    key = jax.random.key(config.seed)
+    key = jax.random.key(config.seed) if config.dropout else None
     gradients_of, update_of = _programs()
     _compile(graph, optimizer, params, opt_state, config, mesh, buckets, key)
     total, done = config.epochs * len(train), len(history) * len(train)
@@ -205,9 +208,9 @@ def fit(
             order = np.random.default_rng((config.seed, epoch))
             for batch in batches(train, config.batch_size, buckets, order):
                 step = (epoch - 1) * steps_per_epoch + len(losses)
-                on_devices = split_rows(batch, mesh)
+                step_key = None if key is None else jax.random.fold_in(key, step)
                 loss, gradients = gradients_of(
-                    graph, params, on_devices, jax.random.fold_in(key, step), config.accumulate, config.remat
+                    graph, params, split_rows(batch, mesh), step_key, config.accumulate, config.remat
                 )
                 params, opt_state = update_of(optimizer, params, opt_state, gradients)
                 losses.append(loss)
@@ -271,7 +274,9 @@ def fit_seeds(
     return {"macro_f1": scores, "mean": mean, "sd": sd}
 
 
-def _compile(graph, optimizer, params, opt_state, config: TrainConfig, mesh: Mesh, buckets, key: jax.Array) -> None:
+def _compile(
+    graph, optimizer, params, opt_state, config: TrainConfig, mesh: Mesh, buckets, key: jax.Array | None
+) -> None:
     """Compile what training will call, side by side: one compilation keeps one core busy. jit remembers the results."""
 
     def gradients(length: int) -> None:

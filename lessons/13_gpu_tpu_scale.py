@@ -325,7 +325,7 @@ data = load_tickets("train")
 tokenizer = load_tokenizer(folder)
 numbers = np.array([data.classes.index(label) for label in data.labels], np.int32)
 part = tokenize(tokenizer, data.texts[:256], max_length=16, labels=numbers[:256])
-config = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-3)
+config = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-3, dropout=True)
 
 
 def losses(devices):

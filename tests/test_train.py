@@ -26,7 +26,7 @@ from course_lib.train import (
 )
 
 LABELS = ("delivery", "refund", "product")
-CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=1e-3)
+CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=1e-3, dropout=True)
 
 
 def examples(n: int, seed: int, noise: float = 0.0) -> Examples:
@@ -116,13 +116,13 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(tiny_folder):
     def make(seed):
         return load_pretrained(tiny_folder, labels=LABELS, seed=seed)
 
-    config = replace(CONFIG, epochs=1)
+    config = replace(CONFIG, epochs=1, dropout=False)
     first = fit_seeds(make, train, validation, test, config, seeds=(0, 1, 0))
     assert first["macro_f1"][0] == first["macro_f1"][2]
     assert first["mean"] == pytest.approx(np.mean(first["macro_f1"]))
     assert first["sd"] == pytest.approx(np.std(first["macro_f1"], ddof=1))
     models = [make(0), make(0)]
-    for model, seed in zip(models, (0, 1), strict=True):  # the same start, another order and other dropout
+    for model, seed in zip(models, (0, 1), strict=True):  # the same start, another order
         fit(model, train, validation, replace(config, seed=seed))
     assert any((a != b).any() for a, b in zip(*map(parameters, models), strict=True))
 
@@ -162,12 +162,24 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_real_rows():
     assert float(classification_loss(logits, batch)) == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_dropout_follows_the_key(model):
+def test_dropout_follows_the_key_and_without_one_there_is_none(model):
     graph, params = nnx.split(model, nnx.Param)
     [batch] = batches(examples(4, 0), 4, (24,))
     loss_of = jax.jit(lambda params, key: loss_and_gradients(graph, params, batch, key)[0])
     a, b, c = (float(loss_of(params, jax.random.key(seed))) for seed in (1, 1, 2))
     assert a == b != c
+    plain = classification_loss(model(batch.input_ids, batch.attention_mask), batch)
+    assert float(loss_of(params, None)) == pytest.approx(float(plain), rel=1e-5) != a
+
+
+def test_dropout_is_off_unless_it_is_asked_for(tiny_folder):
+    train, validation = examples(16, 0), examples(8, 1)
+    models = [load_pretrained(tiny_folder, labels=LABELS) for _ in range(3)]
+    for model, dropout in zip(models, (TrainConfig().dropout, False, True), strict=True):
+        fit(model, train, validation, replace(CONFIG, epochs=1, dropout=dropout))
+    default, without, dropped = map(parameters, models)
+    assert all((a == b).all() for a, b in zip(default, without, strict=True))
+    assert any((a != b).any() for a, b in zip(default, dropped, strict=True))
 
 
 def test_the_optimiser_warms_up_decays_clips_and_spares_biases(model):
