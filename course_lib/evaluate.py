@@ -166,10 +166,10 @@ def tfidf_baseline(train_texts: Sequence[str], train_labels: Sequence[str], *, s
     """Train the model to beat: TF-IDF of words and word pairs, then logistic regression.
 
     It is given a fair chance: words are damped (1 + log count), rare classes count as much as frequent ones, as
-    macro-F1 will count them, and the regularisation strength C is chosen by macro-F1 in 5-fold cross-validation on the
-    training data. Each fold finds its own vocabulary: with one from all the training data, held-out words look known
-    and a worse C wins. It is not the best that a bag can do: on the course's tickets, character 3- to 5-grams beside
-    the words gained 1 to 4 points of macro-F1 more, for 4 to 8 times the time.
+    macro-F1 will count them, and C, the inverse of the regularisation strength, is chosen by macro-F1 in 5-fold
+    cross-validation on the training data. Each fold finds its own vocabulary: with one from all the training data,
+    held-out words look known and a worse C wins. It is not the best that a bag can do: on the course's tickets,
+    character 3- to 5-grams beside the words gained 1 to 4 points of macro-F1 more, for 4 to 8 times the time.
 
     With fewer than 5 examples in the smallest class there are that many folds; with a single one, no search and C = 10.
 

@@ -131,8 +131,9 @@ def lengths(ax: Axes, token_counts: Sequence[int], buckets: Sequence[int], *, ti
             f"≤ {bucket}\n{fits:.1f} %",
             (bucket + 0.5, 1 - 0.17 * (i % 2)),  # up and down in turn: neighbouring buckets may be close
             xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
+            xytext=(4 if i else -4, 0),  # the first one's to the left, where no line crosses it
             textcoords="offset points",
+            ha="left" if i else "right",
             va="top",
         )
     cut = np.sum(token_counts > last)

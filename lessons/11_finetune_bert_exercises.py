@@ -119,8 +119,9 @@ check.labels_needed(labels_needed)
 # ## 11.4 Too good a report, or too bad · 10 min · ●●○
 #
 # **Find the bugs.** `broken_report` gets the model as it was after each epoch, and the validation and test messages, each as (token
-# ids, mask, team names). It should choose the best epoch (the first of equals) and return its number, from 1, and its accuracy on the
-# test messages. It has three bugs. One makes the report too good, two make it too bad. Write `report` as it should be.
+# ids, mask, team names). It should choose the epoch with the best accuracy (the first of equals) and return its number, from 1, and
+# its accuracy on the test messages. It has three bugs. One makes the report too good, two make it too bad. Write `report` as it
+# should be.
 
 
 # %%
@@ -148,12 +149,14 @@ config = BertConfig.tiny(**sizes, labels=("refund", "change", "faulty", "deliver
 epochs = [BertForSequenceClassification(config, rngs=nnx.Rngs(seed)) for seed in range(3)]
 
 
-def some_messages(count):
+def some_messages(count, liked):  # names that epoch `liked`, counted from 0, gets right more often than the others
     ids = jnp.asarray(rng.integers(1, 50, (count, 8)))
-    return ids, jnp.ones_like(ids), list(rng.choice(config.labels, count))
+    guesses = epochs[liked](ids, jnp.ones_like(ids)).argmax(-1)
+    names = np.where(rng.random(count) < 0.65, guesses, rng.integers(0, 4, count))
+    return ids, jnp.ones_like(ids), [config.labels[i] for i in names]
 
 
-validation, test = some_messages(24), some_messages(40)
+validation, test = some_messages(24, 1), some_messages(40, 2)
 
 # %% [markdown]
 # <details><summary>Nudge</summary>

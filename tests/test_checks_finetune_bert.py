@@ -54,6 +54,25 @@ def last_crossing(labels, scores, target):
     return float("inf")
 
 
+def last_too_few(labels, scores, target):
+    want = crossing(labels, scores, target)
+    return float(max((n for n in labels if n < want), default=want)) if np.isfinite(want) else want
+
+
+def interpolated(labels, scores, target):
+    if max(scores) < target:
+        return float("inf")
+    return float(np.exp(np.interp(target, scores, np.log(labels))))
+
+
+def lost_is_never(labels, scores, target):
+    return crossing(labels, scores, target) if scores[-1] >= target else float("inf")
+
+
+def crossing_above(labels, scores, target):
+    return crossing(labels, scores, target) if max(scores) > target else float("inf")
+
+
 def no_infinity(labels, scores, target):
     result = crossing(labels, scores, target)
     return result if np.isfinite(result) else float(labels[-1])
@@ -81,6 +100,14 @@ def reports(classes=lambda model, names: model.config.labels, rngs=lambda: None,
 def last_of_equals(epochs, validation, test):
     number, accuracy = reports()(epochs[::-1], validation, test)
     return len(epochs) + 1 - number, accuracy
+
+
+def both_added_up(epochs, validation, test):
+    def accuracy(model, data):
+        return reports()([model], data, data)[1]
+
+    best = int(np.argmax([accuracy(model, validation) + accuracy(model, test) for model in epochs]))
+    return best + 1, accuracy(epochs[best], test)
 
 
 def alphabet(model, names):
@@ -180,6 +207,11 @@ class TestFinetuneBert(ExerciseContract):
             ("What undoes np.log10?", crossing_with(place=np.log10)),
             ("Do not round:", lambda *given: float(np.round(crossing(*given)))),
             ("Do not round up", lambda *given: float(np.ceil(crossing(*given)))),
+            ("Do not round down", lambda *given: float(np.floor(crossing(*given)))),
+            ("the crossing lies after it", last_too_few),
+            ("lost again", interpolated),
+            ("lost again", lost_is_never),
+            ("reached at the last point", crossing_above),
             ("infinity was expected; 'inf' came", lambda *given: (
                 n if np.isfinite(n := crossing(*given)) else "inf")),
             ("It starts at the earlier point", backwards),
@@ -193,8 +225,9 @@ class TestFinetuneBert(ExerciseContract):
             ("examined with dropout on", reports(rngs=lambda: nnx.Rngs(7))),
             ("numbered differently", reports(classes=alphabet)),
             ("numbered differently", reports(classes=lambda model, names: list(dict.fromkeys(names)))),
-            ("no measurement any more.", reports(choose=1)),
-            ("that score is no measurement any more. Labels", reports(choose=1, classes=alphabet)),
+            ("Was the epoch chosen by its score on test?", reports(choose=1)),
+            ("Validation is there to choose it. Labels", reports(choose=1, classes=alphabet)),
+            ("Was the epoch chosen by its score on test?", both_added_up),
             ("flatters as well", reports(tell=0)),
             ("Epochs count from 1", reports(first=0)),
             ("Of equally good epochs the first", last_of_equals),
@@ -216,6 +249,12 @@ class TestFinetuneBert(ExerciseContract):
             ("one step too high", factors(layers=lambda names: count_layers(names) - 1)),
             ("the pooler belongs to the head", lambda names, decay: {
                 name: decay if "pooler" in name else factor for name, factor in factors()(names, decay).items()}),
+            ("has both", lambda names, decay: factors(layers=lambda _: min(10, count_layers(names)),
+                                                      number=r"\.layers\.(\d)")(names, decay)),
+            ("for all below the head", lambda names, decay: {
+                name: 1.0 if factor == 1 else decay for name, factor in factors()(names, decay).items()}),
+            ("The head has 1.", lambda names, decay: {
+                name: decay ** (count_layers(names) + 1) / factor for name, factor in factors()(names, decay).items()}),
             ("one step more", factors(embeddings=0)),
             ("far from the head", lambda names, decay: {
                 name: 1.0 if "embeddings" in name else factor for name, factor in factors()(names, decay).items()}),
@@ -231,6 +270,13 @@ class TestFinetuneBert(ExerciseContract):
                 *given, scale=lambda alpha, a: alpha / given[4].shape[1]), merge)),
             ("merge: expected", (lora_dense, lambda kernel, a, b, alpha: kernel + alpha / len(a) * a @ b)),
             ("Where is the frozen part", (lora_with(base=0.0), merge)),
+            ("Only the extra part is scaled", (lambda x, w, bias, a, b, alpha: alpha / a.shape[1] * (
+                x @ w + bias + x @ a @ b), merge)),
+            ("Is it added?", (lora_with(scale=lambda alpha, a: -alpha / a.shape[1]), merge)),
+            ("in the extra part x is not frozen either", (lambda x, w, bias, a, b, alpha: lora_dense(
+                x, w, bias, a, b, 0.0) + alpha / a.shape[1] * (jax.lax.stop_gradient(x) @ a @ b), merge)),
+            ("rank / alpha or alpha / rank?", (
+                lora_dense, lambda kernel, a, b, alpha: kernel + a.shape[1] / alpha * a @ b)),
             ("Where is the bias?", (lambda x, w, bias, *rest: lora_dense(x, w, 0 * bias, *rest), merge)),
             ("Where is the extra part?", (lora_with(scale=lambda alpha, a: 0.0), merge)),
             ("the kernel gets a gradient", (lora_with(stop=()), merge)),

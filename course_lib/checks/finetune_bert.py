@@ -81,6 +81,10 @@ def labels_needed(answer, rng):
             "np.exp undoes np.log. What undoes np.log10?": np.exp(np.log10(want)),
             "Do not round: a float was asked for.": float(round(want)),
             "Do not round up: a float was asked for.": float(np.ceil(want)),
+            "Do not round down: a float was asked for.": float(np.floor(want)),
+            "That is the last count that was too few: the crossing lies after it.": max(
+                (n for n in labels if n < want), default=np.nan
+            ),
             "Which way does the line go? It starts at the earlier point.": _backwards(labels, scores, target),
             "The first point is already good enough. Nothing is known about fewer labels: give its count.": (
                 _crossing(labels, scores, target, clip=False)
@@ -94,7 +98,9 @@ def labels_needed(answer, rng):
     ask([100, 400], [0.5, 0.7], 0.6, "half way up: ")
     ask([64, 160, 400, 911], [0.31, 0.52, 0.66, 0.74], 0.6)
     ask([50, 200, 1000], [0.42, 0.61, 0.83], 0.61, "a target that was measured: ")
+    ask([50, 200], [0.42, 0.61], 0.61, "reached at the last point: ")
     ask([10, 40, 90, 500], [0.3, 0.6, 0.4, 0.8], 0.5, "a score that falls on the way: ")
+    ask([10, 40, 90], [0.3, 0.6, 0.4], 0.5, "reached, then lost again: ")
     ask([64, 160], [0.7, 0.75], 0.6, "good enough from the start: ")
     ask([64, 160], [0.4, 0.5], 0.9, "never: ")
     ask([200], [0.8], 0.7, "one point: ")
@@ -127,8 +133,9 @@ def honest_report(answer, rng):
         examined_with_rngs = []
         snapshots = [_watched(classes, seed, examined_with_rngs) for seed in seeds]
         chosen, tempting = (1, 0) if left_out else (1, 2)  # the best epoch on validation, and the one on test
-        validation = _labelled(snapshots, chosen, tempting, 24, classes, left_out, rng)
-        test = _labelled(snapshots, tempting, chosen, 40, classes, left_out, rng)
+        # By far the best on test: whoever adds up both scores chooses it, too.
+        validation = _labelled(snapshots, chosen, tempting, 24, classes, left_out, rng, share=0.6)
+        test = _labelled(snapshots, tempting, chosen, 40, classes, left_out, rng, share=0.9)
         want = _reports(snapshots, validation, test, classes)
         examined_with_rngs.clear()
         got = answer(snapshots, validation, test)
@@ -161,7 +168,7 @@ def _compare_report(got, want, given):
 
 
 NUMBERED = "Labels and logits are numbered differently. What does logit 0 stand for? model.config.labels says it."
-ON_TEST = "The epoch was chosen by its score on test, so that score is no measurement any more."
+ON_TEST = "Was the epoch chosen by its score on test? Or is it always the last? Validation is there to choose it."
 ON_VALIDATION = "That is the accuracy on validation. It chose the epoch, so it flatters as well."
 
 
@@ -226,13 +233,13 @@ def _tiny_bert(seed):
     return *nnx.split(BertForSequenceClassification(config, rngs=nnx.Rngs(seed))), config
 
 
-def _labelled(snapshots, best, second, count, classes, left_out, rng):
-    """Texts with names such that epoch `best` has the most right by far, `second` comes second."""
+def _labelled(snapshots, best, second, count, classes, left_out, rng, share):
+    """Texts with names such that epoch `best` has about `share` right, and `second` most of the others."""
     ids = rng.integers(1, 50, size=(160, 8))
     mask = np.ones_like(ids)
     mask[::2, 5:] = 0
     guesses = [np.asarray(model(ids, mask)).argmax(-1) for model in snapshots]
-    true = np.where(rng.random(len(ids)) < 0.65, guesses[best], guesses[second])
+    true = np.where(rng.random(len(ids)) < share, guesses[best], guesses[second])
     usable = [i for i, label in enumerate(true) if classes[label] not in left_out][:count]
     names = [classes[true[i]] for i in usable]
     return jnp.asarray(ids[usable]), jnp.asarray(mask[usable]), names
@@ -306,6 +313,13 @@ FLAWED_STEPS = {
     "Everything below the head is one step too high. Layers 0 to 5 are six layers.": (
         lambda place, layers: _steps(place, layers) - (place != "head")
     ),
+    "A layer's number can have two digits; name.split('.')[2] has both.": lambda place, layers: (
+        min(layers, 10) - int(str(place)[0]) if isinstance(place, int) else _steps(place, min(layers, 10))
+    ),
+    "One factor for all below the head: does it depend on the layer's number?": lambda place, layers: int(
+        place != "head"
+    ),
+    "Is that the right way round? The head has 1.": lambda place, layers: layers + 1 - _steps(place, layers),
     "The embeddings lie below layer 0: one step more.": _except("embeddings", lambda _, layers: layers),
     "The embeddings lie at the bottom, far from the head.": _except("embeddings", lambda _, layers: 0),
     "Pooler and classifier are the head: the full rate.": _except("head", lambda _, layers: 1),
@@ -334,6 +348,8 @@ def lora(lora_dense, merge, rng):
             "Is the extra part scaled by alpha / rank?": base + extra,
             "rank / alpha or alpha / rank?": base + rank / alpha * extra,
             "Where is the frozen part, x @ kernel + bias?": alpha / rank * extra,
+            "Only the extra part is scaled.": alpha / rank * (base + extra),
+            "Is it added?": base - alpha / rank * extra,
             "Where is the bias?": base - bias + alpha / rank * extra,
             "Where is the extra part?": base,
             "The bias is added once; the extra part has none.": base + bias + alpha / rank * extra,
@@ -347,6 +363,8 @@ def lora(lora_dense, merge, rng):
         mistakes = {
             "The extra part is scaled by alpha / rank, not by alpha.": kernel + alpha * a @ b,
             "Is the extra part scaled by alpha / rank?": kernel + a @ b,
+            "rank / alpha or alpha / rank?": kernel + rank / alpha * a @ b,
+            "Which size is the rank? b has shape [rank, n_out].": kernel + alpha / n_out * a @ b,
             "Where is the frozen kernel?": alpha / rank * a @ b,
             "Is it added?": kernel - alpha / rank * a @ b,
             "Which size is the rank? a has shape [n_in, rank].": kernel + alpha / n_in * a @ b,
@@ -370,8 +388,11 @@ def _compare_slopes(lora_dense, arrays, alpha, given):
     x, kernel, bias, a, b = (np.asarray(array, np.float64) for array in arrays)
     merged = kernel + scale * a @ b
     compare(slopes[0], 2 * (x @ merged + bias) @ merged.T, f"{given}: gradient by x", rtol=1e-2, atol=1e-2,
-            mistakes={"Part of it is missing: only the parameters are frozen, x is not.": (
-                2 * scale * (x @ merged + bias) @ (a @ b).T)})  # fmt: skip
+            mistakes={
+                "Part of it is missing: only the parameters are frozen, x is not.": (
+                    2 * scale * (x @ merged + bias) @ (a @ b).T),
+                "Part of it is missing: in the extra part x is not frozen either.": 2 * (x @ merged + bias) @ kernel.T,
+            })  # fmt: skip
 
 
 def _short(value) -> str:
