@@ -7,6 +7,8 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
+STARTED := $(shell date +%s)
+
 .PHONY: lab test build bench wheel lock clean
 
 lab: .venv/ready
@@ -16,7 +18,7 @@ test: .venv/ready
 	@$(BIN)/course model
 	$(BIN)/ruff check .
 	$(BIN)/course build --check
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Notebooks from lessons/: only what changed.
 build: .venv/ready
@@ -39,7 +41,7 @@ clean:
 	rm -rf .venv
 
 # Made anew from nothing whenever it is not known to be complete, so an interrupted set-up repairs itself: the file
-# `ready` comes last. uv, itself pinned in the lock, installs the rest in parallel.
+# `ready` comes last, and holds the seconds that it took. uv, itself pinned in the lock, installs the rest in parallel.
 .venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found; install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "setting up .venv with $$($(PYTHON) --version)"
@@ -49,4 +51,4 @@ clean:
 	@echo "installing the packages of requirements.lock"
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	@touch .venv/ready
+	@echo $$(($$(date +%s) - $(STARTED))) > .venv/ready

@@ -21,6 +21,7 @@ from nbval.kernel import RunningKernel, start_new_kernel
 from course_lib.notebook_build import kernel_env
 
 ROOT = Path(__file__).resolve().parent
+STARTED = time.perf_counter()
 
 runpy.run_path(str(ROOT / "tests" / "offline" / "sitecustomize.py"))  # this process
 os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests start
@@ -96,6 +97,8 @@ def pytest_terminal_summary(terminalreporter, config):
     if rows:
         if hasattr(config, "cache"):  # `-p no:cacheprovider` takes it away
             config.cache.set("course/notebooks", rows)
+            passed = len(terminalreporter.stats.get("passed", []))
+            config.cache.set("course/suite", {"tests": passed, "seconds": time.perf_counter() - STARTED})
         terminalreporter.section("what each notebook took")
         for path, seconds, memory in rows:
             terminalreporter.line(f"{path:50} {seconds:5.0f} s {memory:6.2f} GiB")

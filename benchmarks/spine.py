@@ -89,11 +89,8 @@ def sst2(train: Path, dev: Path, folder: Path) -> list[tuple[str, str]]:
 
 def notebooks() -> list[tuple[str, ...]]:
     """A row a lesson from what pytest kept: seconds, for the page, its exercises and its solutions, and GiB at most."""
-    kept = ROOT / ".pytest_cache" / "v" / "course" / "notebooks"
-    if not kept.exists():
-        sys.exit("no notebook was measured yet: run `make test` first")
     took = {
-        Path(path).with_suffix("").parts: (seconds, memory) for path, seconds, memory in json.loads(kept.read_text())
+        Path(path).with_suffix("").parts: (seconds, memory) for path, seconds, memory in kept_by_pytest("notebooks")
     }
     rows = []
     for lesson in sorted(name for folder, name in took if folder == "notebooks"):
@@ -101,6 +98,22 @@ def notebooks() -> list[tuple[str, ...]]:
         cells = [f"{took[key][0]:.0f} s" if key in took else "" for key in three]
         rows.append((lesson, *cells, f"{max(took[key][1] for key in three if key in took):.1f} GiB"))
     return rows
+
+
+def suite() -> list[tuple[str, str]]:
+    last = kept_by_pytest("suite")
+    setup = (ROOT / ".venv" / "ready").read_text().strip()
+    return [
+        ("set-up: `.venv` with all packages", f"{setup} s" if setup else ""),
+        (f"`make test` after that, {last['tests']:,} tests", f"{last['seconds'] / 60:.1f} min"),
+    ]
+
+
+def kept_by_pytest(name: str):
+    kept = ROOT / ".pytest_cache" / "v" / "course" / name
+    if not kept.exists():
+        sys.exit("no notebook was measured yet: run `make test` first")
+    return json.loads(kept.read_text())
 
 
 def write(part: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -138,6 +151,7 @@ def main() -> None:
         if tables:
             write("sst2", (machine, ""), sst2(*tables, folder))
     if "notebooks" in chosen:
+        write("suite", (machine, ""), suite())
         write("notebooks", ("lesson", "page", "exercises", "solutions", "memory, at most"), notebooks())
 
 

@@ -1,10 +1,13 @@
 """One training step, this course's beside PyTorch transformers': same weights, same work, in turns on one machine.
 
-    .venv/bin/python benchmarks/step.py [--env FOLDER] [--rounds 5] [--batch 32]
+    .venv/bin/python benchmarks/step.py [--shape minilm-l6|bert-base] [--dtype float32|bfloat16]
+                                        [--batches 32] [--lengths 24,128] [--rounds 5] [--env FOLDER]
 
-MiniLM-L6 with a head for eight classes, float32, dropout on, clipping, AdamW on all parameters; random tokens at two
-lengths. Both programs stay up and are asked in turns, so that what else the machine does meets both. About 5 minutes on
-2 cores, and once some minutes for the other side's environment. Writes benchmarks/step.md.
+A head for eight classes, dropout on, clipping, AdamW on all parameters, random tokens. Both programs stay up and are
+asked in turns, so that what else the machine does meets both. With the defaults about 5 minutes on 2 cores, and once
+some minutes for the other side's environment; it then writes benchmarks/step.md. Any other choice is written to
+benchmarks/step-SHAPE-DTYPE.md. On a GPU, say
+`--shape bert-base --dtype bfloat16 --batches 32,64,128,256,512 --lengths 128`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,24 +27,23 @@ from peers import FOLDER, peers_python, peers_versions
 from course_lib.pretrained import fetch
 
 HERE = Path(__file__).resolve().parent
-LENGTHS = (24, 128)
 STEPS = 8  # in one turn; its median counts
 
 
-def answer_questions() -> None:
-    """This course's side: the programs that `fit` runs. Reads lines "LENGTH BATCH STEPS", answers "SECONDS"."""
+def answer_questions(folder: str, dtype: str) -> None:
+    """This course's side: the programs that `fit` runs. Reads lines "LENGTH BATCH STEPS", answers "SECONDS PEAK"."""
     import jax
     import numpy as np
     from flax import nnx
 
     from course_lib.checkpoint import load_pretrained
     from course_lib.data import empty_batch
-    from course_lib.train import TrainConfig, _programs, make_optimizer
+    from course_lib.train import TrainConfig, make_optimizer, programs
 
-    graph, params = nnx.split(load_pretrained(fetch(), num_labels=8), nnx.Param)
+    graph, params = nnx.split(load_pretrained(folder, num_labels=8, dtype=dtype), nnx.Param)
     optimizer = make_optimizer(TrainConfig(learning_rate=1e-5), 1000)
     opt_state, rng, key = optimizer.init(params), np.random.default_rng(0), jax.random.key(0)
-    gradients_of, update_of = _programs()
+    gradients_of, update_of = programs()
     for line in sys.stdin:
         length, size, steps = map(int, line.split())
         batch = empty_batch(size, length)
@@ -53,61 +56,104 @@ def answer_questions() -> None:
             params, opt_state = update_of(optimizer, params, opt_state, gradients)
             jax.block_until_ready((loss, params))
             took.append(time.perf_counter() - started)
-        print(statistics.median(took), flush=True)
+        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+        print(statistics.median(took), peak, flush=True)
 
 
-def ask(program: subprocess.Popen, length: int, batch: int, steps: int) -> float:
+def ask(program: subprocess.Popen, length: int, batch: int, steps: int) -> tuple[float, int]:
     program.stdin.write(f"{length} {batch} {steps}\n")
     program.stdin.flush()
-    return float(program.stdout.readline())
+    seconds, peak = program.stdout.readline().split()
+    return float(seconds), int(peak)
+
+
+def model_folder(shape: str, folder: Path) -> Path:
+    """The course's model, or one of BERT-base's shape with random weights, which take as long."""
+    if shape == "minilm-l6":
+        return fetch()
+    from flax import nnx
+
+    from course_lib.bert import BertConfig, BertForSequenceClassification
+    from course_lib.checkpoint import save_pretrained
+
+    config = BertConfig.bert_base(labels=tuple("abcdefgh"))
+    return save_pretrained(BertForSequenceClassification(config, rngs=nnx.Rngs(0)), folder / shape)
+
+
+def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> list[str]:
+    """The table's rows. The matrix rate comes first, from a process of its own, before anybody holds a GPU's memory."""
+    program = f"from course_lib.capacity import matrix_rate; print(matrix_rate(2048, {arguments.dtype!r}))"
+    rate = float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    from course_lib.capacity import step_flops
+    from course_lib.checkpoint import read_config
+
+    config = read_config(folder)[0]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    share = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or JAX takes three quarters of a GPU's memory
+    sides = [
+        subprocess.Popen([python, HERE / "torch_step.py", folder, arguments.dtype], **pipes),
+        subprocess.Popen([sys.executable, __file__, "answer", folder, arguments.dtype], env=share, **pipes),
+    ]
+    lines = []
+    for length in map(int, arguments.lengths.split(",")):
+        for batch in map(int, arguments.batches.split(",")):
+            for program in sides:
+                ask(program, length, batch, 3)  # compiles, warms up
+            turns = []
+            for _ in range(arguments.rounds):
+                turns.append([ask(program, length, batch, STEPS) for program in sides])
+                time.sleep(0.5)  # idle threads spin for a moment
+            torch, ours = (statistics.median(turn[side][0] for turn in turns) for side in (0, 1))
+            ratio = statistics.median(turn[1][0] / turn[0][0] for turn in turns)
+            used = step_flops(config, batch, length) / ours / rate
+            held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1])
+            lines.append(
+                f"| {length} | {batch} | {1000 * torch:.0f} | {1000 * ours:.0f} | {ratio:.2f} | {batch / ours:.0f} | "
+                f"{used:.0%} | {held.strip(' /')} |"
+            )
+            print(lines[-1], flush=True)
+    for program in sides:
+        program.stdin.close()
+        program.wait(60)
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")
+    parser.add_argument("--shape", choices=["minilm-l6", "bert-base"], default="minilm-l6")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--batches", default="32")
+    parser.add_argument("--lengths", default="24,128")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")
     arguments = parser.parse_args()
     python = peers_python(arguments.env)
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    sides = {
-        "PyTorch": subprocess.Popen([python, HERE / "torch_step.py", fetch()], **pipes),
-        "course": subprocess.Popen([sys.executable, __file__, "answer"], **pipes),
-    }
-    lines = []
-    for length in LENGTHS:
-        for program in sides.values():
-            ask(program, length, arguments.batch, 3)  # compiles, warms up
-        times = {name: [] for name in sides}
-        for _ in range(arguments.rounds):
-            for name, program in sides.items():
-                times[name].append(ask(program, length, arguments.batch, STEPS))
-                time.sleep(0.5)  # idle threads spin for a moment
-        torch, ours = (statistics.median(times[name]) for name in sides)
-        ratio = statistics.median(b / a for a, b in zip(times["PyTorch"], times["course"], strict=True))
-        lines.append(f"| {length} | {1000 * torch:.0f} | {1000 * ours:.0f} | {ratio:.2f} |")
-        print(lines[-1], flush=True)
-    for program in sides.values():
-        program.stdin.close()
-        program.wait(60)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = measure(arguments, model_folder(arguments.shape, Path(folder)), python)
 
     import jax
 
+    device = jax.devices()[0].device_kind
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
+    where = machine if device == "cpu" else f"one {device}"
     text = f"""\
 # One training step
 
-Written by `benchmarks/step.py`. MiniLM-L6, float32, batch {arguments.batch}, dropout, clipping, AdamW on all
-parameters; on {machine}; jax {jax.__version__}, {peers_versions(python)}.
-Medians of {arguments.rounds} turns of {STEPS} steps each, taken alternately; the ratio is the median of the turns'
-ratios.
+Written by `benchmarks/step.py`. {arguments.shape}, {arguments.dtype}, dropout, clipping, AdamW on all parameters;
+on {where}; jax {jax.__version__}, {peers_versions(python)}. Medians of {arguments.rounds} turns of {STEPS} steps
+each, taken alternately; the ratio is the median of the turns' ratios. Utilisation: the arithmetic that the step needs,
+over what this device does in a product of two large matrices of the same type.
 
-| tokens | PyTorch, ms | this course, ms | ratio |
-|---:|---:|---:|---:|
+| tokens | batch | PyTorch, ms | this course, ms | ratio | examples/s | utilisation | GiB held: PyTorch / course |
+|---:|---:|---:|---:|---:|---:|---:|---:|
 {chr(10).join(lines)}
 """
-    (HERE / "step.md").write_text(text, encoding="utf-8")
+    usual = all(
+        getattr(arguments, name) == parser.get_default(name) for name in ("shape", "dtype", "batches", "lengths")
+    )
+    name = "step.md" if usual else f"step-{arguments.shape}-{arguments.dtype}.md"
+    (HERE / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    answer_questions() if sys.argv[1:] == ["answer"] else main()
+    answer_questions(*sys.argv[2:]) if sys.argv[1:2] == ["answer"] else main()

@@ -1,6 +1,9 @@
 """PyTorch's side of step.py: one training step of transformers' BERT, as a program that waits to be asked.
 
-python torch_step.py FOLDER     in the environment of peers.py; reads lines "LENGTH BATCH STEPS", answers "SECONDS"
+python torch_step.py FOLDER DTYPE     in the environment of peers.py
+
+Reads lines "LENGTH BATCH STEPS", answers "SECONDS PEAK": the median of a step, and the most bytes held on the GPU. On a
+GPU the model is compiled and bfloat16 is autocast, with transformers' SDPA attention, its default.
 """
 
 import statistics
@@ -10,13 +13,17 @@ import time
 import torch
 from transformers import AutoModelForSequenceClassification
 
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], num_labels=8, ignore_mismatched_sizes=True)
-model.train()  # dropout on, as on the other side
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
+folder, dtype = sys.argv[1:]
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=8, ignore_mismatched_sizes=True)
+model.to(device).train()  # dropout on, as on the other side
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=device == "cuda")
+run = torch.compile(model) if device == "cuda" else model
 
 
 def step(ids, mask, labels):
-    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss = run(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -26,11 +33,11 @@ def step(ids, mask, labels):
 
 for line in sys.stdin:
     length, batch, steps = map(int, line.split())
-    ids = torch.randint(1000, 20_000, (batch, length))
-    mask, labels = torch.ones_like(ids), torch.randint(8, (batch,))
+    ids = torch.randint(1000, 20_000, (batch, length), device=device)
+    mask, labels = torch.ones_like(ids), torch.randint(8, (batch,), device=device)
     took = []
     for _ in range(steps):
         started = time.perf_counter()
         step(ids, mask, labels)
         took.append(time.perf_counter() - started)
-    print(statistics.median(took), flush=True)
+    print(statistics.median(took), torch.cuda.max_memory_allocated() if device == "cuda" else 0, flush=True)
