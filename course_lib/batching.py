@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from course_lib import CourseError
 from course_lib.cache import compiled, hand_back_memory
 from course_lib.predict import Predictor
 
@@ -49,8 +50,11 @@ class ServedModel:
     """
 
     def __init__(self, folder: str | Path, lengths: Sequence[int] = LENGTHS, max_batch: int = MAX_BATCH):
-        """Raises CourseError where `folder` holds no fine-tuned classifier."""
+        """Raises CourseError where `folder` holds no fine-tuned classifier, or one and the tokenizer of another."""
         predictor = Predictor(folder)
+        known, needed = predictor.model.config.vocab_size, max(predictor.tokenizer.get_vocab().values()) + 1
+        if needed > known:  # JAX would answer NaN for the tokens beyond
+            raise CourseError(f"{folder}: the tokenizer has {needed:,} tokens and the model {known:,}; save both again")
         self.name = Path(folder).resolve().name
         self.labels = predictor.labels
         longest = predictor.max_length
@@ -114,6 +118,7 @@ class _Waiting:
     item: Any
     since: float
     answer: asyncio.Future
+    begun: asyncio.Event  # one for all items of a request: set when the first of them is run
 
 
 class Batcher:
@@ -131,10 +136,15 @@ class Batcher:
         *,
         max_wait: float = 0.002,
         max_queue: int = 256,
+        timeout: float = 10.0,
     ):
-        """`max_wait`: seconds that the oldest item waits for company. `max_queue`: items that may wait."""
+        """`max_wait`: seconds that the oldest item waits for company. `max_queue`: items that may wait.
+
+        `timeout`: seconds until the first item of a request must be run. From then on nobody else's go before the
+        rest of them, so how long it still takes is the request's own work.
+        """
         self._run, self._fitting = run, fitting
-        self.max_wait, self.max_queue = max_wait, max_queue
+        self.max_wait, self.max_queue, self.timeout = max_wait, max_queue, timeout
         self._groups: defaultdict[Hashable, deque[_Waiting]] = defaultdict(deque)
         self._changed = asyncio.Event()
         self._closing = False
@@ -160,20 +170,23 @@ class Batcher:
     async def submit(self, jobs: Sequence[tuple[Hashable, Any]]) -> list:
         """(group, item) of each job → their answers, in order. Raises QueueFull at once, before any is accepted.
 
-        Whoever is cancelled while waiting leaves the queue: no work is done for somebody who has gone.
+        Raises TimeoutError where their turn does not come in time. Whoever is late, or cancelled while waiting, leaves
+        the queue: no work is done for somebody who has gone.
         """
         if self._closing:
             raise QueueFull(1)
         if len(self) + len(jobs) > self.max_queue:
             raise QueueFull(max(1, math.ceil(len(self) * self._seconds_an_item)))
-        loop = asyncio.get_running_loop()
-        mine = [(group, _Waiting(item, time.monotonic(), loop.create_future())) for group, item in jobs]
+        loop, begun, now = asyncio.get_running_loop(), asyncio.Event(), time.monotonic()
+        mine = [(group, _Waiting(item, now, loop.create_future(), begun)) for group, item in jobs]
         for group, waiting in mine:
             self._groups[group].append(waiting)
         self._changed.set()
         try:
+            async with asyncio.timeout(self.timeout):
+                await begun.wait()
             return await asyncio.gather(*(waiting.answer for _, waiting in mine))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError):
             for group, waiting in mine:
                 if waiting in self._groups.get(group, ()):
                     self._groups[group].remove(waiting)
@@ -186,6 +199,8 @@ class Batcher:
             waiting = self._groups[group]
             batch = [waiting.popleft() for _ in range(self._fitting(group, len(waiting)))]
             self._forget_if_empty(group)
+            for one in batch:
+                one.begun.set()
             started = time.monotonic()
             try:
                 answers = await loop.run_in_executor(self._thread, self._run, group, [one.item for one in batch])

@@ -45,35 +45,40 @@ def step_flops(config: BertConfig, batch: int, length: int) -> int:
     return 3 * ((config.num_hidden_layers - 1) * layer(length) + layer(1))
 
 
-def activation_bytes(config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False) -> int:
+def activation_bytes(
+    config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False, dropout: bool = False
+) -> int:
     """What the forward pass keeps for the backward pass, without the parameters.
 
-    For each layer: 4 arrays [B, T, I] and 9 [B, T, H] in `dtype`; 6 [B, T, H], the inputs and outcomes of LayerNorm,
-    and 2 [B, N, T, T], the softmax, always in float32; 2 more of those in `dtype`; masks of one byte for dropout. With
-    `remat` only what enters a layer.
+    For each layer: 4 arrays [B, T, I], 6 [B, T, H] and 1 [B, N, T, T] in `dtype`; always in float32 6 [B, T, H], the
+    inputs and outcomes of LayerNorm, and 2 [B, N, T, T], the softmax; 1 [B, N, T, T] of one byte, the attention mask.
+    With `dropout` 2 more [B, T, H] and 1 more [B, N, T, T], each with a mask of one byte. With `remat` only what enters
+    a layer.
     """
     size = jnp.dtype(dtype).itemsize
     one = batch * length * config.hidden_size
-    embeddings = 3 * one * 4 + one
+    embeddings = 3 * one * 4 + dropout * one * (size + 1)
     if remat:
         return config.num_hidden_layers * one * size + embeddings
     last = (2 * size + 4) * one  # keys, values, and what they are made from
-    return (config.num_hidden_layers - 1) * _layer_bytes(config, batch, length, size) + last + embeddings
+    return (config.num_hidden_layers - 1) * _layer_bytes(config, batch, length, size, dropout) + last + embeddings
 
 
-def _layer_bytes(config: BertConfig, batch: int, length: int, size: int) -> int:
+def _layer_bytes(config: BertConfig, batch: int, length: int, size: int, dropout: bool) -> int:
     one, wide = batch * length * config.hidden_size, batch * length * config.intermediate_size
     squares = batch * config.num_attention_heads * length * length
-    return size * (4 * wide + 9 * one) + 4 * 6 * one + 2 * one + squares * (2 * 4 + 2 * size + 2)
+    for_dropout = dropout * (2 * one + squares) * (size + 1)
+    return size * (4 * wide + 6 * one) + 6 * 4 * one + squares * (2 * 4 + size + 1) + for_dropout
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes that training holds at once, on each device of a data-parallel run."""
+    """Bytes that `train.fit` holds at once, on each device of a data-parallel run (the best epoch: on the first)."""
 
     parameters: int  # float32, whatever the model computes in
-    gradients: int
+    gradients: int  # with `accumulate`, the sum and those of the part at work
     adam: int  # two running means a parameter
+    best: int  # the parameters of the best epoch so far
     activations: int
 
     @property
@@ -82,20 +87,28 @@ class Memory:
 
 
 def training_memory(
-    config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False, accumulate: int = 1
+    config: BertConfig,
+    batch: int,
+    length: int,
+    dtype: str = "float32",
+    remat: bool = False,
+    accumulate: int = 1,
+    dropout: bool = False,
 ) -> Memory:
     """For `batch` examples of `length` tokens on one device, in `accumulate` parts.
 
     With `remat` one layer's inside, the one at work, comes on top of what is kept.
     """
-    bytes_of_parameters = 4 * parameter_count(config)
-    activations = activation_bytes(config, batch // accumulate, length, dtype, remat)
+    whole, part = 4 * parameter_count(config), batch // accumulate
+    activations = activation_bytes(config, part, length, dtype, remat, dropout)
     if remat:
-        activations += _layer_bytes(config, batch // accumulate, length, jnp.dtype(dtype).itemsize)
-    return Memory(bytes_of_parameters, bytes_of_parameters, 2 * bytes_of_parameters, activations)
+        activations += _layer_bytes(config, part, length, jnp.dtype(dtype).itemsize, dropout)
+    return Memory(whole, whole if accumulate == 1 else 2 * whole, 2 * whole, whole, activations)
 
 
-def kept_bytes(config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False) -> int:
+def kept_bytes(
+    config: BertConfig, batch: int, length: int, dtype: str = "float32", remat: bool = False, dropout: bool = False
+) -> int:
     """`activation_bytes`, measured: JAX traces the step, and what its backward pass closes over is added up.
 
     Nothing is computed, so this also works for models that do not fit here.
@@ -106,7 +119,8 @@ def kept_bytes(config: BertConfig, batch: int, length: int, dtype: str = "float3
 
     def loss_of(params):
         model = nnx.merge(graph, params)
-        logits = model(rows.input_ids, rows.attention_mask, remat=remat, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+        rngs = nnx.Rngs(dropout=jax.random.key(0)) if dropout else None
+        logits = model(rows.input_ids, rows.attention_mask, remat=remat, rngs=rngs)
         return classification_loss(logits, rows)
 
     kept = jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], params))

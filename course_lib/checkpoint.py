@@ -73,6 +73,8 @@ NOT_IN_MODELS = ("embeddings.position_ids", "cls.predictions.decoder.", "cls.seq
 # Parts that a checkpoint may lack (they are then newly initialised) or have over (they are then left out).
 OPTIONAL_PARTS = {"pooler.": "pooler", "classifier.": "classifier", "cls.predictions.": "masked-word head"}
 
+FINETUNE_FIRST = "fine-tune it first: course finetune (in Python, labels=[…] gives it a new classifier)"
+
 Model = BertModel | BertForSequenceClassification | BertForMaskedLM
 
 
@@ -87,10 +89,11 @@ def load_pretrained(
 ) -> Model:
     """A model with the weights in `folder`.
 
-    `labels` names the classes; `num_labels` only counts them. With neither, the folder's own names are used. Where
-    the folder has a classifier for just these classes it is loaded; otherwise a new one is initialised from `seed`,
-    and a log line says so, as it does for a pooler. Weights stored in float16 or bfloat16 become float32 parameters;
-    `dtype` is what the model computes in.
+    `labels` names the classes; `num_labels` only counts them. Where the folder has a classifier for just these classes
+    it is loaded; otherwise a new one is initialised from `seed`, and a log line says so, as it does for a pooler. With
+    neither, the folder's own classifier is meant, and must be there with its pooler.
+
+    Weights stored in float16 or bfloat16 become float32 parameters; `dtype` is what the model computes in.
 
     Raises CourseError, listing every problem at once: no or broken config.json, not a BERT, missing or unknown keys,
     wrong shapes, weights that are not numbers, a truncated file, a missing shard, only pickled weights.
@@ -111,6 +114,8 @@ def load_pretrained(
     flat = {_dotted(path): value for path, value in nnx.to_flat_state(state)}
     table = key_table(architecture, config)
     new_parts = _compare(folder, tensors, table, flat)
+    if new_parts and architecture is BertForSequenceClassification and labels is None and num_labels is None:
+        raise CourseError(f"{folder}: no weights of a {' and a '.join(new_parts)} there; {FINETUNE_FIRST}")
     new_paths = tuple(path for key, path in table.items() if key not in tensors)
     values = _initial_values(jax.random.key(seed), architecture, config, new_paths) if new_paths else {}
     damaged = []
@@ -249,7 +254,7 @@ def _choose_labels(folder, stored, labels, num_labels) -> tuple[str, ...]:
             raise CourseError(f"a classifier needs at least two different labels, got {list(labels)}")
         return tuple(labels)
     if not stored:
-        raise CourseError(f"{folder}: this model has no labels of its own; say labels=[…] or num_labels=…")
+        raise CourseError(f"{folder}: this model has no labels of its own; {FINETUNE_FIRST}")
     return stored
 
 

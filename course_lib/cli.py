@@ -6,6 +6,7 @@ Start-up stays quick because everything heavy is imported inside the command tha
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,6 @@ from course_lib import CourseError
 
 app = typer.Typer(
     help="From loss to BERT: set up, build and check the course; fine-tune, examine and use a BERT.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,9 +40,10 @@ def lab(context: typer.Context) -> None:
     fetch(report=_say)
     _say("starting JupyterLab (Ctrl-C twice ends it)")
     first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"  # also in the address that is printed
-    os.execv(
-        sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
-    )
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
+    if sys.platform == "win32":  # execv there gives the prompt back at once, and takes paths with blanks apart
+        raise typer.Exit(subprocess.call(command))
+    os.execv(sys.executable, command)
 
 
 @app.command()
@@ -132,7 +133,7 @@ def finetune(
     max_length: Annotated[
         int | None, typer.Option(help="Longest text, in tokens (128, or what the model takes); longer ones are cut.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the classifier's start and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the classifier's start and the order.")] = 0,
     dropout: Annotated[
         bool, typer.Option("--dropout", help="Drop out, at the rates of the model's config.json.")
     ] = False,
@@ -151,23 +152,21 @@ def finetune(
     from course_lib.finetune import finetune as run
 
     together = (coordinator, processes, process_id)
-    if any(value is not None for value in together) or cluster:
-        if not cluster and None in together:
+    if not cluster and None in together:
+        if any(value is not None for value in together):
             raise CourseError("--coordinator, --processes and --process-id belong together; give all three")
-        from course_lib.sharding import join_processes
-
-        join_processes(*together)
+        together = None
     try:
         metrics = run(
             data, text=text, label=label or _default_label(data), out=out, validation=validation, model=model,
-            max_length=max_length, overwrite=overwrite, resume=resume, report=_say,
+            max_length=max_length, overwrite=overwrite, resume=resume, together=together, report=_say,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             dropout=dropout, dtype=dtype, accumulate=accumulate, remat=remat, devices=devices,
         )  # fmt: skip
     except KeyboardInterrupt:
         _say("interrupted; after the first whole epoch, the same command with --resume goes on where this one stopped")
         raise typer.Exit(130) from None
-    if process_id:  # the first process speaks for all
+    if together is not None and sys.modules["jax"].process_index():  # the first process speaks for all
         return
     scores = metrics["validation"]
     _print(f"validation: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, n {scores['n']}")
@@ -185,13 +184,15 @@ def evaluate(
     """Score a fine-tuned model on labelled texts (for tickets: on the test split)."""
     import json as jsonlib
 
-    from course_lib.files import write_text
+    from course_lib.files import check_target, write_text
     from course_lib.predict import evaluate_folder
 
+    if json is not None:
+        check_target(json)
     result = evaluate_folder(folder, data, text, label or _default_label(data))
-    _print(str(result))
     if json is not None:
         write_text(json, jsonlib.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    _print(str(result))
 
 
 @app.command()
@@ -253,8 +254,14 @@ def export(
 
 def main() -> None:
     """Entry point: what the user can put right is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show must not end the work
     try:
-        app(standalone_mode=True)
+        sys.exit(app(args=None if sys.argv[1:] else ["--help"], prog_name="course", standalone_mode=False))
+    except typer.TyperException as error:
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "course"
+        _say(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see {command} --help")
+        sys.exit(error.exit_code)
     except CourseError as error:
         _say(f"error: {error}")
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():

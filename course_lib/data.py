@@ -24,6 +24,7 @@ from course_lib import CourseError
 TICKETS = Path(__file__).parent / "data" / "tickets.csv"
 TICKETS_NAME = "tickets"  # said in place of a file's name: the course's own data, with its own split
 MAX_BUCKETS = 4
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class Batch(NamedTuple):
     index: np.ndarray  # int32 [B], the example's place in Examples
 
 
-def load_tickets(split: str | None = None, label: str = "intent") -> Table:
+def load_tickets(split: str | None = None, label: str = "intent", text: str = "text") -> Table:
     """The course's own messages: `split` is train, validation, test or None for all; `label` intent or sentiment."""
-    table = read_table(TICKETS, text="text", label=label)
+    table = read_table(TICKETS, text, label)
     if split is None:
         return table
     splits = read_table(TICKETS, text="text", label="split").labels
@@ -94,6 +95,8 @@ def read_table(path: str | Path, text: str, label: str | None = None) -> Table:
     readers = {".csv": _read_separated, ".tsv": _read_separated, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
         raise CourseError(f"{path}: the name must end in .csv, .tsv or .jsonl")
+    if text == label:
+        raise CourseError(f"{path}: column {text!r} cannot be both the text and the label; name two columns")
     try:
         content = _decode(path, path.read_bytes())
     except FileNotFoundError:
@@ -115,19 +118,27 @@ def read_table(path: str | Path, text: str, label: str | None = None) -> Table:
 
 def _decode(path: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")  # Excel puts a byte-order mark first: -sig takes it away
+        text = content.decode("utf-8-sig")  # Excel puts a byte-order mark first: -sig takes it away
+        if "\0" not in text:
+            return text
+        line, what = text.count("\n", 0, text.index("\0")) + 1, "holds a NUL byte"
     except UnicodeDecodeError as error:
         rest = error.object  # without the byte-order mark: error.start counts from here
-        line = rest.count(b"\n", 0, error.start) + 1
-        guess = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-        raise CourseError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{rest[error.start]:02x}); save it as UTF-8, "
-            f"for example: iconv -f {guess} -t UTF-8 {path.name}"
-        ) from None
+        line, what = rest.count(b"\n", 0, error.start) + 1, f"is not UTF-8 (byte 0x{rest[error.start]:02x})"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        guess = "UTF-16"
+    elif b"\0" in content:  # UTF-16 writes it beside every Latin letter: before it or after it
+        guess = "UTF-16BE" if content[:1] == b"\0" else "UTF-16LE"
+    else:
+        guess = "LATIN1"
+    raise CourseError(
+        f"{path}: line {line} {what}; save it as UTF-8, for example: iconv -f {guess} -t UTF-8 {path.name}"
+    )
 
 
 def _read_separated(path: Path, content: str, columns: list[str]) -> tuple[list[int], list[list[str]]]:
     # strict: a quote that is never closed, or closed in mid-field, is an error and not a very long text.
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that it takes otherwise
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     lines, rows = [], []
@@ -162,6 +173,8 @@ def _read_jsonl(path: Path, content: str, columns: list[str]) -> tuple[list[int]
         except ValueError as error:
             # error.msg alone: its line number counts from this line.
             raise CourseError(f"{path}: line {line} is not JSON ({getattr(error, 'msg', error)})") from None
+        except RecursionError:
+            raise CourseError(f"{path}: line {line} is nested too deeply; a row is an object of texts") from None
         if not isinstance(record, dict):
             raise CourseError(f'{path}: line {line} is not an object such as {{"text": "…", "label": "…"}}')
         for column in columns:
@@ -170,7 +183,7 @@ def _read_jsonl(path: Path, content: str, columns: list[str]) -> tuple[list[int]
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, bool | list | dict):
                 raise CourseError(f"{path}: line {line}: {column!r} is {json.dumps(value)}, not a text")
-            if re.search("[\ud800-\udfff]", str(value)):
+            if HALF_A_CHARACTER.search(str(value)):
                 raise CourseError(f"{path}: line {line}: {column!r} holds half a character (\\ud800 to \\udfff)")
         lines.append(line)
         rows.append(["" if value is None else str(value) for value in values])
@@ -241,7 +254,13 @@ def load_tokenizer(folder: str | Path):
 
 
 def tokenize(tokenizer, texts: Sequence[str], max_length: int, labels: np.ndarray | None = None) -> Examples:
-    """Texts → token ids with [CLS] and [SEP], cut to `max_length` tokens. `labels`: class indices, int [n]."""
+    """Texts → token ids with [CLS] and [SEP], cut to `max_length` tokens. `labels`: class indices, int [n].
+
+    Raises CourseError for a text that is no Unicode: an argument typed in another encoding, half of an emoji.
+    """
+    for text in texts:
+        if HALF_A_CHARACTER.search(text):
+            raise CourseError(f"text {text[:50]!a} is not UTF-8; type it in a terminal that is set to UTF-8")
     if labels is None:
         labels = np.zeros(len(texts), np.int32)
     if not len(texts):  # the tokenizer does not take an empty list

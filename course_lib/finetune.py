@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from course_lib import CourseError
@@ -73,6 +75,7 @@ def finetune(
     devices: int | None = 1,
     overwrite: bool = False,
     resume: bool = False,
+    together: tuple[str | None, int | None, int | None] | None = None,
     report: Callable[[str], None] = print,
     **settings,
 ) -> dict:
@@ -84,17 +87,20 @@ def finetune(
     While it runs, `out`/checkpoints holds what `resume` needs; what else is in `out` stays until the new model is
     complete. Raises CourseError for whatever is wrong with any of this, before training where it can be known.
 
-    Where sharding.join_processes was called first, every process calls this with the same arguments; they share the
-    work on all devices, the first one reports and saves, and `out` is a folder that all of them see.
+    Where several processes work together, each of them calls this with the same arguments and in `together` what
+    sharding.join_processes takes; they share the work on all devices, the first one reports and saves, and `out` is a
+    folder that all of them see. Each checks what it can before it joins: what is wrong on one machine is said there.
     """
     out = Path(out)
     _check_out(out, overwrite, resume)
-    train_table, validation_table = _read(data, validation, text, label)
+    tables = _read(data, validation, text, label)
+    train_table, validation_table = tables
     classes = train_table.classes
     if len(classes) < 2:
         raise CourseError(
             f"{train_table.source}: column {label!r} has one class only, {classes[0]!r}; nothing to learn"
         )
+    indices = [class_indices(table, classes) for table in tables]
 
     # Only now what takes seconds to import: a wrong path is found at once.
     import jax
@@ -104,14 +110,12 @@ def finetune(
     from course_lib.evaluate import evaluate
     from course_lib.predict import predict_logits
     from course_lib.pretrained import default_model, fetch
-    from course_lib.sharding import data_mesh
+    from course_lib.sharding import data_mesh, join_processes
     from course_lib.train import TrainConfig, best_epoch, fit
 
     if dtype not in ("float32", "bfloat16"):
         raise CourseError(f"--dtype {dtype}: float32 or bfloat16")
-    config, mesh, first = TrainConfig(**settings), data_mesh(devices), jax.process_index() == 0
-    if not first:
-        report = _say_nothing
+    config = TrainConfig(**settings)
     folder = fetch(model, report=report)
     shape = read_config(folder)[0]
     config, longest = config.suited_to(shape.hidden_size), shape.max_position_embeddings
@@ -120,35 +124,41 @@ def finetune(
         raise CourseError(f"--max-length {max_length}: this model takes 3 to {longest} tokens")
     tokenizer = load_tokenizer(folder)
     train, held_out = (
-        tokenize(tokenizer, table.texts, max_length, class_indices(table, classes))
-        for table in (train_table, validation_table)
+        tokenize(tokenizer, table.texts, max_length, labels) for table, labels in zip(tables, indices, strict=True)
     )
+    if together is not None:
+        join_processes(*together)
+    mesh, first = data_mesh(devices), jax.process_index() == 0
+    if not first:
+        report = _say_nothing
     report(f"{len(train)} examples to train on, {len(held_out)} to validate, {len(classes)} classes")
     cut = int((train.lengths == max_length).sum())
     if cut:
         report(f"about {cut} texts are longer than {max_length} tokens and are cut there (--max-length)")
 
-    if not resume and first:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    sync_global_devices("the folder is ready")  # with one process, nothing
-    started = time.perf_counter()
-    network = load_pretrained(folder, labels=classes, dtype=dtype, seed=config.seed)
-    try:
-        history = fit(
-            network, train, held_out, config, mesh=mesh, checkpoints=out / CHECKPOINTS, resume=resume, report=report
-        )
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise CourseError(
-            f"another process of this run is gone ({reason}); start them again with --resume, on as many devices as "
-            "there are: it goes on after the last saved epoch"
-        ) from error
+    name = str(model or default_model())
+    about = {"model": name, "weights": _digest(folder), "dtype": dtype, "classes": list(classes)}
+    with _place_for_checkpoints(out, resume) if first else contextlib.nullcontext():
+        sync_global_devices("the folder is ready")  # with one process, nothing
+        started = time.perf_counter()
+        network = load_pretrained(folder, labels=classes, dtype=dtype, seed=config.seed)
+        try:
+            history = fit(
+                network, train, held_out, config,
+                mesh=mesh, checkpoints=out / CHECKPOINTS, resume=resume, about=about, report=report,
+            )  # fmt: skip
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise CourseError(
+                f"another process of this run is gone ({reason}); start them again with --resume, on as many devices "
+                "as there are: it goes on after the last saved epoch"
+            ) from error
     predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
     scores = evaluate(held_out.labels, predicted, classes)
     metrics = {
-        "model": str(model or default_model()),
+        "model": name,
         "data": {"train": train_table.source, "validation": validation_table.source, "text": text, "label": label},
         "examples": {"train": len(train), "validation": len(held_out)},
         "settings": {**dataclasses.asdict(config), "max_length": max_length, "dtype": dtype},
@@ -170,18 +180,52 @@ def _say_nothing(line: str) -> None:
 
 
 def _check_out(out: Path, overwrite: bool, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
+    # os.path, not Path: of a name that is too long or lies in a closed folder, Path's questions raise OSError.
+    if os.path.exists(out) and not os.path.isdir(out):
         raise CourseError(f"--out {out}: a file of this name exists; give a folder")
     if resume:
-        if not (out / CHECKPOINTS).is_dir():
+        if not os.path.isdir(out / CHECKPOINTS):
             raise CourseError(f"--resume: {out} holds no interrupted run; leave --resume out to start one")
-    elif out.is_dir() and any(out.iterdir()) and not overwrite:
-        how = "--resume goes on with the run in it, " if (out / CHECKPOINTS).is_dir() else ""
-        raise CourseError(f"--out {out} is not empty: {how}--overwrite replaces the model in it")
+    elif os.path.isdir(out) and not overwrite:
+        try:
+            empty = not any(out.iterdir())
+        except OSError as error:
+            raise CourseError(f"--out {out}: cannot be read ({error.strerror}); choose another folder") from None
+        if not empty:
+            how = "--resume goes on with the run in it, " if (out / CHECKPOINTS).is_dir() else ""
+            raise CourseError(f"--out {out} is not empty: {how}--overwrite replaces the model in it")
+
+
+@contextlib.contextmanager
+def _place_for_checkpoints(out: Path, resume: bool) -> Iterator[None]:
+    """Make the folder before the work begins, so that a bad --out is said now; what is empty at the end goes again."""
+    folder = out / CHECKPOINTS
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
+        yield
+    finally:
+        for path in made:  # innermost first; what is not empty stays
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _digest(folder: Path) -> str:
+    """Which pretrained model this is: of what its folder computes with, not of its name."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _read(data: str, validation: str | None, text: str, label: str) -> tuple[Table, Table]:
     if data == TICKETS_NAME and validation is None:
-        return load_tickets("train", label), load_tickets("validation", label)
-    train = load_tickets("train", label) if data == TICKETS_NAME else read_table(data, text, label)
+        return load_tickets("train", label, text), load_tickets("validation", label, text)
+    train = load_tickets("train", label, text) if data == TICKETS_NAME else read_table(data, text, label)
     return split_off(train) if validation is None else (train, read_table(validation, text, label))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from course_lib.data import (
     tokenize,
 )
 from course_lib.evaluate import Evaluation, evaluate
-from course_lib.files import write_text
+from course_lib.files import check_target, write_text
 
 
 def buckets_for(model: nnx.Module, examples: Examples) -> tuple[int, ...]:
@@ -125,7 +126,7 @@ def evaluate_folder(folder: str | Path, data: str, text: str, label: str) -> Eva
 
     Raises CourseError for a label that the model does not know.
     """
-    table = load_tickets("test", label) if data == TICKETS_NAME else read_table(data, text, label)
+    table = load_tickets("test", label, text) if data == TICKETS_NAME else read_table(data, text, label)
     predictor = Predictor(folder)
     true = class_indices(table, predictor.labels)
     return evaluate(true, predictor.logits(table.texts).argmax(-1), predictor.labels)
@@ -134,10 +135,13 @@ def evaluate_folder(folder: str | Path, data: str, text: str, label: str) -> Eva
 def predict_file(folder: str | Path, source: Path, target: Path, text: str) -> int:
     """Label the column `text` of `source`; write text, label and probability to `target`, in order → rows written.
 
-    `target` ends in .csv, .tsv or .jsonl. Raises CourseError; nothing is written then.
+    `target` ends in .csv, .tsv or .jsonl and is another file. Raises CourseError; nothing is written then.
     """
     if target.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise CourseError(f"{target}: the name must end in .csv, .tsv or .jsonl")
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise CourseError(f"{target}: is the file with the texts itself; give another name for the answers")
+    check_target(target)
     table = read_table(source, text)
     predictions = Predictor(folder)(table.texts)
     rows = [

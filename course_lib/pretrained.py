@@ -107,10 +107,13 @@ def fetch(name: str | Path | None = None, report: Report = _to_stderr) -> Path:
     if name == MODEL:
         return fetch_pinned(PINNED, _models(), report)
     folder = Path(os.path.expanduser(name))
-    if str(name) and folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise CourseError(f"{name}: a file; give the folder that holds the model's files")
+    try:
+        if str(name) and folder.is_dir():
+            return folder
+        if folder.is_file():
+            raise CourseError(f"{name}: a file; give the folder that holds the model's files")
+    except OSError as error:  # a folder above it is closed, or the name is too long
+        raise CourseError(f"{name}: cannot be opened ({error.strerror}); give a model's folder") from None
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise CourseError(f"{str(name)!r}: no such folder; give a model's folder, or owner/name as on the Hub")
     folder = _hub_snapshot(name, "main", HUB_FILES)
@@ -345,7 +348,7 @@ def _hub_snapshot(name: str, revision: str, patterns: list[str], force_download:
         if no_answer is None:
             raise CourseError(f"{name}: the download from the Hugging Face Hub failed ({_one_line(error)})") from None
         what = f"{name}: no answer from the Hugging Face Hub ({no_answer})"
-        raise CourseError(f"{what}, and its cache here does not hold all of it") from None
+        raise CourseError(f"{what}, and its cache here does not hold all of it; connect, or give a folder") from None
 
 
 def _one_line(error: Exception | str) -> str:

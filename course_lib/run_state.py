@@ -15,7 +15,7 @@ class RunState:
     """A folder that holds the newest whole epoch of one run: arrays, history, and what the run was started with."""
 
     def __init__(self, folder: Path, fingerprint: dict):
-        """`fingerprint` tells runs apart: settings and data. JSON values only."""
+        """`fingerprint` tells runs apart: model, settings and data. JSON values only."""
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each step of each save
@@ -44,28 +44,41 @@ class RunState:
     def restore(self, like: dict) -> tuple[dict, list[dict]]:
         """The saved state, with the tree, shapes, dtypes and devices of `like`, and the history; `like` and [] if none.
 
-        Raises CourseError where the folder holds a run with other settings or other data.
+        Raises CourseError where the folder holds a run of another model, with other settings or other data, and where
+        it cannot be read.
         """
         args = self._ocp.args
-        with self._manager() as manager:
-            epoch = manager.latest_step()
-            if epoch is None:
-                return like, []
-            about = manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
-            different = [
-                f"{name} was {about['fingerprint'].get(name)!r} and is {value!r}"
-                for name, value in self.fingerprint.items()
-                if about["fingerprint"].get(name) != value
-            ]
-            if different:
-                raise CourseError(
-                    f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings, or --overwrite"
+        try:
+            with self._manager() as manager:
+                epoch = manager.latest_step()
+                if epoch is None:
+                    return like, []
+                about = manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
+                self._refuse_another_run(about["fingerprint"])
+                abstract = jax.tree.map(
+                    lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
                 )
-            abstract = jax.tree.map(
-                lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
+                state = manager.restore(epoch, args=args.Composite(state=args.StandardRestore(abstract)))["state"]
+                return state, about["history"]
+        except CourseError:
+            raise
+        except Exception as error:  # a damaged file may be any: of orbax, of what it is built on, KeyError, OSError
+            why = (str(error).strip().splitlines() or [""])[0][:120]
+            raise CourseError(
+                f"{self.folder}: the saved state of the run cannot be read ({type(error).__name__}: {why}); "
+                "start again with --overwrite"
+            ) from error
+
+    def _refuse_another_run(self, stored: dict) -> None:
+        different = [
+            f"{name} was {stored.get(name)!r} and is {self.fingerprint.get(name)!r}"
+            for name in {**self.fingerprint, **stored}
+            if stored.get(name) != self.fingerprint.get(name)
+        ]
+        if different:
+            raise CourseError(
+                f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings, or --overwrite"
             )
-            state = manager.restore(epoch, args=args.Composite(state=args.StandardRestore(abstract)))["state"]
-            return state, about["history"]
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

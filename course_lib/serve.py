@@ -21,7 +21,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +33,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AfterValidator, BaseModel, Field, field_validator
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from course_lib import CourseError
 from course_lib.batching import QueueFull
@@ -47,6 +47,8 @@ PAGE_POLICY = (
 MAX_TEXTS = 64  # in one request
 MAX_CHARACTERS = 5_000  # in one text: the model reads 512 tokens, about 2,000 characters
 MAX_BODY = 256 * 1024  # bytes
+MAX_REQUESTS = 600  # at once; /health is answered beyond them, too
+MAX_CONNECTIONS = 900  # uvicorn's own limit, whose refusals are bare; most systems let a process have 1,024 files open
 MAX_WORDS = 100  # that /explain takes: it asks the model once without each of them
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # not tab and line breaks
 
@@ -88,10 +90,13 @@ class SwapRequest(BaseModel):
 
 
 class Gate:
-    """Takes in each request's body before the app sees it, within bounds of size and time; counts and times them."""
+    """In front of the app: refuses what it should not see, takes in each body, within bounds; counts and times."""
 
-    def __init__(self, app, metrics: Metrics, timeout: float):
+    def __init__(self, app, metrics: Metrics, timeout: float, paths: Iterable[str], hosts: Iterable[str] | None):
+        """`paths`: those of the app. `hosts`: the names that it may be called by, None for any."""
         self.app, self.metrics, self.timeout = app, metrics, timeout
+        self.paths, self.hosts = frozenset(paths), hosts and frozenset(hosts)
+        self.requests = 0  # that are being answered
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -104,16 +109,29 @@ class Gate:
             status = message.get("status", status)
             await send(message)
 
+        self.requests += 1
         try:
-            refusal, body = await self._body(receive)
-            if refusal:
+            refusal, body = self._at_the_door(scope), b""
+            if refusal is None:
+                refusal, body = await self._body(receive)
+            if refusal is not None:
                 return await refusal(scope, receive, counted)
             await self.app(scope, _replay(body, receive), counted)
         finally:
+            self.requests -= 1
             # Only paths that exist: whoever asks for random ones must not fill the memory with counters.
-            path = getattr(scope.get("route"), "path", "other")
+            path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(loop.time() - started)
+
+    def _at_the_door(self, scope) -> JSONResponse | None:
+        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "").lower())
+        if self.hosts is not None and host not in self.hosts:
+            return _refuse(400, f"the header Host must name this machine: {', '.join(sorted(self.hosts))}")
+        if self.requests > MAX_REQUESTS and scope["path"] != "/health":
+            closing = {"Retry-After": "1", "Connection": "close"}  # else it would take the place of another caller's
+            return _refuse(503, f"{MAX_REQUESTS} requests are being answered; try again in 1 s", **closing)
+        return None
 
     async def _body(self, receive) -> tuple[JSONResponse | None, bytes]:
         """What is too large is read to its end and thrown away: many clients look for an answer only then."""
@@ -148,8 +166,8 @@ def _refuse(status: int, reason: str, **headers: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status, headers)
 
 
-def create_app(folder: str | Path, settings: Settings | None = None) -> FastAPI:
-    """The application, its model loaded and compiled. Raises CourseError for a folder without a classifier."""
+def create_app(folder: str | Path, settings: Settings | None = None, host: str = "127.0.0.1") -> FastAPI:
+    """The application, model compiled, to listen on `host`. Raises CourseError for a folder without a classifier."""
     settings = settings or Settings()
     service = Service(Path(folder), settings)
     page = PAGE.read_text("utf-8")
@@ -162,9 +180,6 @@ def create_app(folder: str | Path, settings: Settings | None = None) -> FastAPI:
 
     # FastAPI itself, but /docs brings its own scripts instead of fetching them from elsewhere.
     app = FastAPIOffline(title="Message router", version="1", lifespan=lifespan)
-    if settings.key is None:  # then it listens on this machine only, and other sites' pages must not reach it by a name
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "::1", "[::1]"])
-    app.add_middleware(Gate, metrics=service.metrics, timeout=settings.timeout)
     _answer_errors_in_json(app)
     caller = [Depends(_require(settings.key, optional=True))]
     admin = [Depends(_require(settings.admin_key, optional=False))]
@@ -201,6 +216,10 @@ def create_app(folder: str | Path, settings: Settings | None = None) -> FastAPI:
     async def try_it() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
+    # Without a key it listens on this machine only, and other sites' pages must not reach it by a name of theirs.
+    hosts = None if settings.key else ("127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host)
+    paths = [route.path for route in app.routes]
+    app.add_middleware(Gate, metrics=service.metrics, timeout=settings.timeout, paths=paths, hosts=hosts)
     return app
 
 
@@ -270,7 +289,7 @@ def serve(
     listener = _listen(host, port)
     with contextlib.closing(listener):
         report(f"loading {folder} and compiling for its batch shapes")
-        server = _server(create_app(folder, settings), settings)
+        server = _server(create_app(folder, settings, host), settings)
         shown = f"[{host}]" if ":" in host else host
         report(f"serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         server.run(sockets=[listener])
@@ -291,15 +310,26 @@ def running(folder: str | Path, settings: Settings | None = None) -> Iterator[st
         thread.join()
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, which at its end would close connections whose request has arrived and was not read yet."""
+
+    async def shutdown(self, sockets=None) -> None:
+        await asyncio.sleep(0.1)  # who knocked while the loop was busy is let in
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.1)  # and heard
+        await super().shutdown(sockets)
+
+
 def _server(app: FastAPI, settings: Settings) -> uvicorn.Server:
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,  # /metrics counts; messages from customers do not belong into logs
             server_header=False,
-            limit_concurrency=900,  # connections; most systems let a process have 1,024 files open
-            timeout_graceful_shutdown=int(settings.timeout) + 5,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=int(settings.timeout) + 60,  # until its turn, and then for its own work
         )
     )
 

@@ -27,7 +27,7 @@ class Settings:
     max_batch: int = MAX_BATCH
     max_wait: float = 0.002  # how long a text waits for company
     max_queue: int = 256  # texts that may wait; beyond it callers get 503 and are told when to come back
-    timeout: float = 10.0  # for an answer, and for a body to arrive
+    timeout: float = 10.0  # until it is a request's turn, and for a body to arrive
     lengths: tuple[int, ...] = LENGTHS
     key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
@@ -102,11 +102,22 @@ class Service:
             lambda group, waiting: group[0].fitting(group[1], waiting),
             max_wait=settings.max_wait,
             max_queue=settings.max_queue,
+            timeout=settings.timeout,
         )
         self.metrics.waiting.set_function(lambda: len(self.batcher))
 
     def _load(self, folder: Path) -> ServedModel:
-        return ServedModel(folder, self.settings.lengths, self.settings.max_batch)
+        """The model, once it has answered a text. Raises CourseError where it cannot."""
+        model = ServedModel(folder, self.settings.lengths, self.settings.max_batch)
+        [ids] = model.encode(["where is my parcel"])
+        [row] = model.run(model.padded_length(ids), [ids])
+        if not abs(row.sum() - 1) < 1e-3:  # nor where it is NaN
+            raise CourseError(f"{folder}: this model answers with {row[0]}, not with probabilities; fine-tune it again")
+        try:
+            "".join(model.labels).encode()
+        except UnicodeEncodeError as error:  # half a character, such as \ud800
+            raise CourseError(f"{folder}: a label in its config.json cannot be sent as text in UTF-8") from error
+        return model
 
     def _run(self, group: tuple[ServedModel, int], texts: list[list[int]]) -> np.ndarray:
         self.metrics.batch.observe(len(texts))
@@ -114,10 +125,9 @@ class Service:
         return model.run(length, texts)
 
     async def probabilities(self, model: ServedModel, texts: Sequence[str]) -> np.ndarray:
-        """float32 [texts, classes]. Raises QueueFull, and TimeoutError when it takes too long."""
+        """float32 [texts, classes]. Raises QueueFull, and TimeoutError when its turn does not come in time."""
         jobs = [((model, model.padded_length(ids)), ids) for ids in model.encode(texts)]
-        async with asyncio.timeout(self.settings.timeout):
-            return np.stack(await self.batcher.submit(jobs))
+        return np.stack(await self.batcher.submit(jobs))
 
     async def predict(self, texts: Sequence[str]) -> tuple[ServedModel, list[Answer]]:
         """The model that answered, and its answers in order."""
@@ -138,10 +148,15 @@ class Service:
         return ExplainResponse(model=model.name, words=scored, **_answer(model, whole).model_dump())
 
     async def swap(self, version: str) -> str:
-        """Load another model, compile its programs, and only then change over. Raises CourseError; nothing changed."""
+        """Load another model, compile its programs, and only then change over. Raises CourseError; nothing changed.
+
+        The name of the model in use loads its folder again, retrained perhaps; the one to go back to stays.
+        """
         async with self._changing:
             model = await asyncio.to_thread(self._load, self.folder.parent / version)
-            self.model, self.previous = model, self.model
+            if model.name != self.model.name:
+                self.previous = self.model
+            self.model = model
         return self.model.name
 
     async def roll_back(self) -> str:

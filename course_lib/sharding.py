@@ -8,6 +8,12 @@ addition. Dropout draws the same bits for a row, whichever device it lies on.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
+import sys
+import threading
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,19 +21,61 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from course_lib import CourseError
 
 
-def join_processes(coordinator: str | None = None, processes: int | None = None, process_id: int | None = None) -> None:
+def join_processes(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    timeout: int = 300,
+) -> None:
     """Make this process one of many; call it before anything else touches JAX. `jax.devices()` are then those of all.
 
-    `coordinator` is HOST:PORT of process 0, which the others can reach. Under Slurm and on Cloud TPUs leave all three
-    out: JAX reads them from there. Raises CourseError where the others are not met within five minutes.
+    `coordinator` is HOST:PORT of process 0, which the others can reach. Under Slurm, on Kubernetes and on Cloud TPUs
+    leave all three out: JAX reads them from there. Raises CourseError where they are not as they should be or not
+    found. Where the others are not all met within `timeout` seconds, says so in one line and ends this process with
+    exit code 2: JAX waits outside Python, where no exception reaches it.
     """
+    if coordinator is not None:
+        _check_address(coordinator)
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if hasattr(jax.config, "jax_enable_preemption_service"):  # it would catch SIGTERM, and nobody here listens to it
+        jax.config.update("jax_enable_preemption_service", False)
+    watchdog = threading.Timer(timeout, _give_up, (coordinator or "the cluster's first process", timeout))
+    watchdog.daemon = True
+    watchdog.start()
     try:
-        jax.distributed.initialize(coordinator, processes, process_id)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CourseError(f"could not join the other processes at {coordinator or 'the cluster'}: {reason}") from error
+        # JAX itself would end the process at its own time-out, with a core dump: the watchdog comes first.
+        jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout + 60)
+    except Exception as error:  # each kind of cluster has its own
+        if coordinator is None:
+            raise CourseError(f"--cluster: {_why_no_cluster(error)}") from error
+        raise CourseError(f"could not join the other processes at {coordinator}: {_first_line(error)}") from error
+    finally:
+        watchdog.cancel()
+
+
+def _check_address(coordinator: str) -> None:
+    found = re.fullmatch(r"(?:\[[\da-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", coordinator)
+    if not (found and 1 <= int(found[1]) <= 65535):
+        raise CourseError(f"--coordinator {coordinator}: give HOST:PORT of process 0, such as 10.0.0.1:1234")
+
+
+def _give_up(where: str, timeout: int) -> None:
+    message = f"error: not all processes met at {where} within {timeout} s; start all of them with the same coordinator"
+    print(message, file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+def _why_no_cluster(error: Exception) -> str:
+    if "coordinator_address" not in str(error):
+        return _first_line(error)
+    if "KUBERNETES_SERVICE_HOST" in os.environ and importlib.util.find_spec("kubernetes") is None:
+        return "on Kubernetes this needs the package kubernetes: .venv/bin/uv pip install -e '.[k8s]'"
+    return "this is neither Slurm nor Kubernetes nor a Cloud TPU; give --coordinator, --processes, --process-id"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def data_mesh(devices: int | None = None) -> Mesh:

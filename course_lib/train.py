@@ -58,6 +58,8 @@ class TrainConfig:
             raise CourseError(f"batch_size {self.batch_size} cannot be divided into {self.accumulate} equal parts")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise CourseError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.seed < 2**32:  # beyond it, JAX takes some and not others
+            raise CourseError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
 
     def suited_to(self, hidden_size: int) -> TrainConfig:
         """With a learning rate, where none was given: 5e-5 from BERT-base's width on (768), 2e-4 below.
@@ -143,7 +145,8 @@ def update(optimizer, params, opt_state, gradients):
 # those of the parameters, so it is compiled once.
 
 
-def _programs() -> tuple[Callable, Callable]:
+def programs() -> tuple[Callable, Callable]:
+    """What `fit` runs, compiled at their first call: (loss_and_gradients, update)."""
     gradients = compiled(loss_and_gradients, ("graph", "accumulate", "remat"))
     return gradients, compiled(update, "optimizer", ("params", "opt_state"))
 
@@ -157,6 +160,7 @@ def fit(
     mesh: Mesh | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    about: dict | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict]:
     """Train `model` in place; it ends with the parameters of the epoch with the best macro-F1 on `validation`.
@@ -169,7 +173,8 @@ def fit(
     `mesh` says which devices share the work, sharding.data_mesh(1) unless given; every process of a run calls this
     with the same data. With `checkpoints`, a folder, everything needed to go on is saved there after each epoch; with
     `resume` too, a run goes on after its last whole epoch, also on another number of devices, and reaches the
-    parameters that it would have reached uninterrupted.
+    parameters that it would have reached uninterrupted. `about`, JSON values under names, is what else must be as it
+    was when the run was started: which model it starts from, and whatever `config` and the data do not say.
 
     Raises CourseError where the loss is no longer finite, a checkpoint belongs to another run, or the rows of a batch
     cannot be divided among the devices.
@@ -187,7 +192,7 @@ def fit(
     graph, params = nnx.split(model, nnx.Param)
     params, opt_state = put_whole((_copy(params), optimizer.init(params)), mesh)
     history: list[dict] = []
-    store = None if checkpoints is None else RunState(checkpoints, _fingerprint(config, train, validation))
+    store = None if checkpoints is None else RunState(checkpoints, _fingerprint(config, about, train, validation))
     if store is not None and resume:
         state = {"params": params, "opt_state": opt_state, "best": put_whole(nnx.state(model, nnx.Param), mesh)}
         state, history = store.restore(state)
@@ -196,7 +201,7 @@ def fit(
         del state
 
     key = jax.random.key(config.seed) if config.dropout else None
-    gradients_of, update_of = _programs()
+    gradients_of, update_of = programs()
     _compile(graph, optimizer, params, opt_state, config, mesh, buckets, key)
     total, done = config.epochs * len(train), len(history) * len(train)
     with tqdm(total=total, initial=done, unit="ex", leave=False, disable="TQDM_DISABLE" in os.environ) as bar:
@@ -213,6 +218,7 @@ def fit(
                     graph, params, split_rows(batch, mesh), step_key, config.accumulate, config.remat
                 )
                 params, opt_state = update_of(optimizer, params, opt_state, gradients)
+                del gradients  # as large as the model, and not needed while the next ones are computed
                 losses.append(loss)
                 if len(losses) > 1:  # show the step before: waiting for this one would leave the device idle
                     bar.set_postfix(epoch=f"{epoch}/{config.epochs}", loss=f"{losses[-2]:.3f}", refresh=False)
@@ -283,7 +289,7 @@ def _compile(
         batch = split_rows(empty_batch(config.batch_size, length), mesh)
         gradients_of.lower(graph, params, batch, key, config.accumulate, config.remat).compile()
 
-    gradients_of, update_of = _programs()
+    gradients_of, update_of = programs()
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, len(buckets) + 1)) as pool:
         waiting = [pool.submit(gradients, length) for length in reversed(buckets)]
         update_of.lower(optimizer, params, opt_state, params).compile()
@@ -308,8 +314,8 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def _fingerprint(config: TrainConfig, *parts: Examples) -> dict:
+def _fingerprint(config: TrainConfig, about: dict | None, *parts: Examples) -> dict:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr((part.token_ids, part.labels.tolist())).encode())
-    return {**dataclasses.asdict(config), "data": digest.hexdigest()[:16]}
+    return {**(about or {}), **dataclasses.asdict(config), "data": digest.hexdigest()[:16]}

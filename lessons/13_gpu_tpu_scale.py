@@ -147,17 +147,20 @@ print("The logits move in the second digit; hardly a message changes its team.")
 #
 # ## What has to fit into memory?
 #
-# Four things: parameters, a gradient for each, Adam's two running means for each, and the *activations*, everything
-# that the forward pass must keep because the backward pass needs it. The first three follow from the model; the
-# activations grow with the batch and the length.
+# Five things: parameters, a gradient for each, Adam's two running means for each, the best epoch's copy of the parameters,
+# and the *activations*, everything that the forward pass must keep because the backward pass needs it. The first four follow
+# from the model; the activations grow with the batch and the length.
 
 # %%
 from course_lib.capacity import training_memory
 
 
+PARTS = ("parameters", "gradients", "adam", "best", "activations", "total")
+
+
 def in_mb(name, config, **settings):
     memory = training_memory(config, **settings)
-    parts = {part: getattr(memory, part) / 1e6 for part in ("parameters", "gradients", "adam", "activations", "total")}
+    parts = {part: getattr(memory, part) / 1e6 for part in PARTS}
     return {"run": name, **parts}
 
 
@@ -182,7 +185,7 @@ for length in (32, 128):
 plan = lowered.compile().memory_analysis()
 planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
 memory = training_memory(minilm, 16, 32)
-predicted = memory.total - memory.adam  # the optimiser's step is a program of its own
+predicted = memory.parameters + memory.gradients + memory.activations  # the rest belongs to other programs
 assert 0.85 < predicted / planned < 1.15
 print("and for the whole step, within 15 % of what XLA sets aside")
 del params, lowered  # 91 MB of parameters that nothing on this page needs any more
@@ -509,7 +512,8 @@ assert need.total < CHIP_MEMORY < plain.total
 # ## What you now know
 #
 # 1. A step costs about 6 · weights · tokens operations; utilisation says how much of the device you use.
-# 2. Memory is four times the parameters (they, the gradient, Adam's two means) plus activations, which grow with batch and length.
+# 2. Memory is five times the parameters (they, the gradient, Adam's two means, the best copy) plus activations, which grow with batch
+#    and length.
 # 3. bfloat16, accumulation, rematerialisation and donation make it fit; each leaves the result (nearly) the same.
 # 4. Data parallelism changes where rows lie and not the code; eight pretend devices test it.
 # 5. Cost is computed before it is paid, with the assumptions written down.

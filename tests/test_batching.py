@@ -136,6 +136,22 @@ def test_no_work_is_done_for_somebody_who_has_gone():
     assert left == 0 and first == [0] and batches == [("g", [0])]
 
 
+def test_who_is_not_served_in_time_leaves_and_who_has_begun_is_finished():
+    async def scenario(batcher, run):
+        run.go.clear()
+        begun = asyncio.create_task(batcher.submit([("g", n) for n in range(6)]))
+        await until(lambda: run.started)
+        with pytest.raises(TimeoutError):
+            await batcher.submit([("h", 9)])
+        left = len(batcher)
+        run.go.set()
+        return left, await begun
+
+    (left, begun), batches = play(scenario, max_wait=0, timeout=0.1)
+    assert left == 2 and begun == [2 * n for n in range(6)]
+    assert batches == [("g", [0, 1, 2, 3]), ("g", [4, 5])]
+
+
 def test_an_error_reaches_its_own_batch_and_the_next_is_answered():
     async def scenario(batcher, run):
         together = await asyncio.gather(

@@ -248,7 +248,7 @@ def test_a_pretraining_checkpoint_gives_the_encoder_and_a_classifier_with_a_new_
 )
 def test_what_is_missing_is_newly_initialised_from_the_seed_and_said(tensors, new, ours, tmp_path, caplog):
     def load(seed):
-        return arrays(load_pretrained(write(tmp_path, tensors), seed=seed))
+        return arrays(load_pretrained(write(tmp_path, tensors), labels=LABELS, seed=seed))
 
     first, again, other = load(3), load(3), load(4)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3 * len(new)
@@ -264,6 +264,15 @@ def test_what_is_missing_is_newly_initialised_from_the_seed_and_said(tensors, ne
             assert 0.2 < first[path].std() < 0.4  # config.json says initializer_range 0.3
         else:
             assert not first[path].any()
+
+
+@pytest.mark.parametrize(
+    "parts, said",
+    [(["classifier"], "a classifier"), (["pooler"], "a pooler"), (["pooler", "classifier"], "a pooler and")],
+)
+def test_the_folders_own_classifier_is_meant_where_no_labels_are_given_and_must_be_there(parts, said, tmp_path):
+    assert f"no weights of {said}" in (message := refusal(write(tmp_path, without(*parts))))
+    assert "fine-tune it first: course finetune" in message
 
 
 def test_what_is_newly_initialised_is_what_a_new_model_has(tmp_path):
@@ -331,7 +340,7 @@ def test_a_classifier_of_transformers_with_its_default_labels_is_loaded(argument
 def test_an_encoder_needs_labels_and_labels_must_make_sense(tmp_path):
     config = {key: value for key, value in CONFIG.items() if key not in ("id2label", "label2id")}
     folder = write(tmp_path, ENCODER, config)
-    assert "no labels of its own" in refusal(folder)
+    assert "no labels of its own; fine-tune it first: course finetune" in refusal(folder)
     for arguments in ({"labels": ["a", "a"]}, {"labels": ["a"]}, {"labels": []}, {"num_labels": 1}, {"num_labels": -1}):
         with pytest.raises(CourseError, match="at least two different labels"):
             load_pretrained(folder, **arguments)

@@ -1,19 +1,26 @@
 """The command as a user types it: the contract of finetune, evaluate and predict, and what bad input gets."""
 
 import csv
+import io
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from course_lib import cli
+from course_lib.bert import BertConfig, BertModel
+from course_lib.checkpoint import load_pretrained, save_pretrained
 from course_lib.data import load_tickets
 from course_lib.finetune import tickets_router
 from course_lib.train import TrainConfig
@@ -120,8 +127,8 @@ def test_tickets_is_a_word_for_the_courses_own_data(course, tiny_folder, tmp_pat
     for split in ("train", "validation", "test"):
         small = load_tickets(split)[range(40)]
         monkeypatch.setitem(SMALL, split, small)
-    monkeypatch.setattr("course_lib.finetune.load_tickets", lambda split, label: SMALL[split])
-    monkeypatch.setattr("course_lib.predict.load_tickets", lambda split, label: SMALL[split])
+    monkeypatch.setattr("course_lib.finetune.load_tickets", lambda split, label, text: SMALL[split])
+    monkeypatch.setattr("course_lib.predict.load_tickets", lambda split, label, text: SMALL[split])
     out = tmp_path / "out"
     assert (
         course("finetune", "tickets", "--model", tiny_folder, "--epochs", 1, "--max-length", 32, "--out", out)[0] == 0
@@ -150,6 +157,9 @@ def bad_inputs(folder: Path, model: Path):
         (folder / name).write_bytes(content)
         return folder / name
 
+    half = folder / "half"
+    shutil.copytree(model, half)
+    (half / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:1000])
     (folder / "full").mkdir()
     (folder / "full" / "thesis.txt").write_text("not to be lost")
     return {
@@ -178,13 +188,21 @@ def bad_inputs(folder: Path, model: Path):
         "nothing to resume": ([good, "--resume"], "holds no interrupted run"),
         "no such model": ([good, "--model", "./nowhere/"], "no such folder"),
         "learning rate": ([good, "--learning-rate", "-1"], "learning_rate must be above 0"),
+        "no whole number": ([good, "--epochs", "two"], "'--epochs': Input should be a valid integer"),
+        "seed": ([good, "--seed", "9223372036854775808"], "'--seed'"),
+        "one column": ([good, "--label", "text"], "'text' cannot be both the text and the label"),
+        "column of tickets": (["tickets", "--text", "message"], "no column 'message'; there are: 'text', 'intent'"),
+        "out below a file": ([good, "--out", good / "x"], "good.csv/x: cannot be made (Not a directory)"),
+        "out too long": ([good, "--out", folder / "new" / ("o" * 300)], "cannot be made (File name too long)"),
+        "half a model": ([good, "--model", half, "--out", folder / "new" / "out"], "truncated"),
         "few rows": ([table(folder / "few.csv", [ROWS[0], ROWS[-1]])], "too few to hold some out"),
     }
 
 
 BAD = ["missing file", "missing column", "empty table", "empty file", "one class", "empty text", "NaN label", "latin-1",
        "UTF-16", "open quote", "not a table", "new label", "too long", "too short", "full folder", "out is a file",
-       "nothing to resume", "no such model", "learning rate", "few rows"]  # fmt: skip
+       "nothing to resume", "no such model", "learning rate", "no whole number", "seed", "one column",
+       "column of tickets", "out below a file", "out too long", "half a model", "few rows"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -194,12 +212,13 @@ def test_bad_input_gets_one_line_that_says_what_and_where(course, tmp_path, tiny
     arguments, said = cases[name]
     defaults = {"--model": tiny_folder, "--out": tmp_path / "out"}
     arguments += [part for option, value in defaults.items() if option not in arguments for part in (option, value)]
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     code, printed, error = course("finetune", *arguments)
     assert code == 2 and printed == ""
     line = error.splitlines()[-1]
     assert line.startswith("error: ") and said in line and "Traceback" not in error
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before  # nothing lost or left
+    after = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert after == before  # nothing lost or left
 
 
 def test_bom_and_windows_line_ends_are_no_error(course, tiny_folder, tmp_path):
@@ -233,13 +252,102 @@ def test_evaluate_and_predict_say_what_is_wrong(course, trained, tmp_path, tiny_
         (["evaluate", tmp_path / "none", data, "--text", "message", "--label", "team"], "no config.json"),
         (["evaluate", tiny_folder, data, "--text", "message", "--label", "team"], "no labels of its own"),
         (["evaluate", out, other], "label 'praise'"),
+        (["evaluate", out, tmp_path / "none.csv", "--json", "."], "it is a folder"),  # found first of all
+        (["predict", out, "caf\udce9"], "is not UTF-8"),
+        (["predict", out, "--input", text, "--output", text], "is the file with the texts itself"),
+        (["predict", out, "--input", text, "--output", text / "out.csv"], "could not be written"),
+        (["nonsense"], "No such command 'nonsense'; see course --help"),
+        (["predict"], "Missing argument 'DIR'; see course predict --help"),
         (["predict", out], "give texts"),
         (["predict", out, "hello", "--input", text], "give texts"),
         (["predict", out, "--input", text, "--output", tmp_path / "out.xlsx"], "must end in .csv, .tsv or .jsonl"),
         (["predict", out, "--input", text, "--output", tmp_path / "none" / "out.csv"], "could not be written"),
     ]:
         code, _, error = course(*arguments)
-        assert code == 2 and error.splitlines()[-1].startswith("error: ") and said in error, (arguments, error)
+        assert code == 2 and error.startswith("error: ") and said in error, (arguments, error)
+        assert error.count("\n") == 1
+    assert course()[:2] == course("--help")[:2]
+
+
+def test_labels_that_the_terminal_cannot_show_do_not_end_the_work(monkeypatch, tmp_path, tiny_folder, tokenizer):
+    labels = ("返金", "配達")
+    folder = save_pretrained(load_pretrained(tiny_folder, labels=labels), tmp_path / "model", tokenizer)
+    data = table(tmp_path / "data.csv", [("hello", label) for label in labels])
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="cp1252"))
+    monkeypatch.setattr(sys, "argv", ["course", "evaluate", str(folder), str(data), "--json", str(tmp_path / "a.json")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code and rb"\u8fd4\u91d1" in screen.getvalue()
+    assert labels[0] in (tmp_path / "a.json").read_text("utf-8")
+
+
+def test_resume_goes_on_with_the_same_model_and_refuses_another(course, tiny_folder, tmp_path, tokenizer, monkeypatch):
+    config = BertConfig.tiny(hidden_size=16, max_position_embeddings=64)
+    narrow = save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path / "narrow", tokenizer)
+    same, other = tmp_path / "same", tmp_path / "other"
+    for copy in (same, other):
+        shutil.copytree(tiny_folder, copy)
+    weights = load_file(tiny_folder / "model.safetensors")
+    save_file({key: value + np.float32(0.1) for key, value in weights.items()}, other / "model.safetensors")
+    data, out = table(tmp_path / "data.csv"), tmp_path / "out"
+    rest = [data, "--epochs", 1, "--max-length", 32, "--learning-rate", 1e-3, "--out", out]
+    with monkeypatch.context() as patch:  # interrupted: the epoch is saved, the model is not
+        patch.setattr("course_lib.checkpoint.save_file", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            patch.setattr(sys, "argv", ["course", "finetune", *map(str, [*rest, "--model", same])])
+            cli.main()
+    shutil.move(other, same.rename(tmp_path / "kept").with_name("same"))  # other weights under the same name
+    for arguments, said in [
+        (["--model", same], "weights was '"),
+        (["--model", narrow], f"model was '{same}' and is '{narrow}'"),
+        (["--model", same, "--dtype", "bfloat16"], "dtype was 'float32' and is 'bfloat16'"),
+    ]:
+        code, _, error = course("finetune", *rest, *arguments, "--resume")
+        assert code == 2 and said in error.splitlines()[-1], error
+    shutil.rmtree(same)
+    shutil.move(tmp_path / "kept", same)
+    assert course("finetune", *rest, "--model", same, "--resume")[0] == 0 and (out / "metrics.json").is_file()
+
+
+def test_a_process_checks_what_it_can_before_it_joins_the_others(course, tmp_path, tiny_folder, monkeypatch):
+    joined = []
+    monkeypatch.setattr("course_lib.sharding.join_processes", lambda *together: joined.append(together))
+    data, out = table(tmp_path / "data.csv"), tmp_path / "out"
+    arguments = ["--max-length", 32, "--epochs", 1, "--out", out]
+    many = ["--coordinator", "localhost:1", "--processes", 2, "--process-id", 1]
+    for wrong in (
+        [tmp_path / "none.csv", "--model", tiny_folder],
+        [data, "--model", tmp_path / "none"],
+        [data, "--model", tiny_folder, "--learning-rate", -1],
+        [data, "--model", tiny_folder, "--validation", table(tmp_path / "v.csv", [("hm", "praise")])],
+    ):
+        assert course("finetune", *wrong, *arguments, *many)[0] == 2 and not joined
+    assert course("finetune", data, "--model", tiny_folder, *arguments, *many[:2])[0] == 2 and not joined
+    assert course("finetune", data, "--model", tiny_folder, *arguments, *many)[0] == 0
+    assert joined == [("localhost:1", 2, 1)]
+
+
+def test_the_first_process_speaks_for_all(course, monkeypatch):
+    scores = {"validation": {"accuracy": 1.0, "macro_f1": 1.0, "n": 1}}
+    given = []
+    monkeypatch.setattr("course_lib.finetune.finetune", lambda *_, together, **__: given.append(together) or scores)
+    for process, lines in ((0, 2), (1, 0)):
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        code, printed, _ = course("finetune", "tickets", "--out", "out", "--cluster")
+        assert code == 0 and len(printed.splitlines()) == lines
+    assert given == [(None, None, None)] * 2
+
+
+def test_lab_becomes_jupyterlab_and_on_windows_waits_for_it(course, monkeypatch):
+    started = []
+    monkeypatch.setattr("course_lib.pretrained.fetch", lambda report: None)
+    monkeypatch.setattr("os.execv", lambda program, command: started.append(command))
+    monkeypatch.setattr("subprocess.call", lambda command: started.append(command) or 3)
+    assert course("lab", "--no-browser")[0] == 0
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert course("lab", "--no-browser")[0] == 3
+    assert started[0] == started[1] and started[0][1:3] == ["-m", "jupyterlab"] and started[0][-1] == "--no-browser"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -127,11 +127,15 @@ BAD = {  # what is wrong: (file name, content, what the error says after the fil
     "quote never closed in mid-file": ("a.csv", GOOD + b'"so I said,b\n"ho",b\n', "row that begins at line 3 do not"),
     "quotes inside quotes": ("a.csv", GOOD + b'"I said "no" twice",b\nhi,a\n', "the row that begins at line 3 do not"),
     "quote never closed, long file": ("a.csv", GOOD + b'"so,b\n' + b"hi,a\n" * 40_000, "that begins at line 3 do not"),
+    "UTF-16 without a mark": ("a.csv", GOOD.decode().encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 a.csv"),
+    "the other UTF-16": ("a.jsonl", '{"text": "é"}'.encode("utf-16-be"), "iconv -f UTF-16BE"),
+    "a NUL byte": ("a.csv", GOOD + b"hi\0,a\n", "line 3 holds a NUL byte"),
     "comma too many": ("a.csv", GOOD + b"late, again,b\n", "line 3 has 3 fields, the header 2; quote the text"),
     "field too few": ("a.tsv", b"text\tlabel\n\nhi\n", "line 3 has 1 fields, the header 2"),
     "ragged after a line break in a text": ("a.csv", b'text,label\n"a\nb",c\nd\n', "line 4 has 1 fields"),
     "not JSON": ("a.jsonl", b'{"text": "hi", "label": "a"}\nhi\n', "line 2 is not JSON (Expecting value)"),
     "one object over many lines": ("a.jsonl", b'{\n"text": "hi"\n}', "line 1 is not JSON (Expecting property name"),
+    "nested without end": ("a.jsonl", b'{"text": "hi", "label": "a"}\n' + b"[" * 10**6, "line 2 is nested too deeply"),
     "not an object": ("a.jsonl", b'["hi", "a"]\n', "line 1 is not an object such as"),
     "a list of labels": ("a.jsonl", b'{"text": "hi", "label": [1, 2]}', "line 1: 'label' is [1, 2], not a text"),
     "an object for a text": ("a.jsonl", b'{"text": {}, "label": "a"}', "line 1: 'text' is {}, not a text"),
@@ -157,6 +161,18 @@ def one_line(call, path) -> str:
     return message.removeprefix(f"{path}: ")
 
 
+@pytest.mark.parametrize("length", [200_000, 10_000_000])
+def test_a_text_may_be_long(tmp_path, length):
+    (tmp_path / "a.csv").write_bytes(GOOD + b'"' + b"so, " * (length // 4) + b'",a\n')
+    assert [len(text) for text in read_table(tmp_path / "a.csv", "text", "label").texts] == [12, length]
+
+
+def test_one_column_cannot_be_text_and_label(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(GOOD)
+    assert "'text' cannot be both" in one_line(lambda: read_table(path, "text", "text"), path)
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for name, says in {
@@ -173,6 +189,8 @@ def test_tickets_come_by_split_and_by_label():
     assert sum(map(len, parts)) == len(whole)
     assert sorted(text for part in parts for text in part.texts) == sorted(whole.texts)
     assert load_tickets("test", label="sentiment").classes == ("neg", "neu", "pos")
+    with pytest.raises(CourseError, match="no column 'message'; there are: "):
+        load_tickets("test", text="message")
     with pytest.raises(ValueError, match="'dev' is not one of test, train, validation"):
         load_tickets("dev")
 

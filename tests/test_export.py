@@ -66,6 +66,12 @@ def test_the_script_runs_without_the_course_and_says_the_same(exported, probabil
     np.testing.assert_allclose([float(p) for _, p in rows], probabilities.max(-1), atol=tolerance)
 
 
+def test_the_script_without_texts_says_in_one_line_how_it_is_used():
+    ran = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("Label the texts that it is given: python predict.py ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
 def test_the_script_is_short_and_names_no_module_of_the_course():
     lines = [line for line in SCRIPT.read_text().splitlines() if line.strip()]
     assert len(lines) <= 20 and "course_lib" not in SCRIPT.read_text()

@@ -1,5 +1,8 @@
 """From texts to vectors, logits and labels: order kept, nothing dropped, fixed shapes."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,7 +12,7 @@ from course_lib.bert import BertModel
 from course_lib.cache import compiled
 from course_lib.checkpoint import load_pretrained, save_pretrained
 from course_lib.data import Examples, tokenize
-from course_lib.predict import Prediction, Predictor, _logits, buckets_for, embed, predict_logits
+from course_lib.predict import Prediction, Predictor, _logits, buckets_for, embed, predict_file, predict_logits
 
 LABELS = ("delivery", "refund", "product")
 TEXTS = [
@@ -98,5 +101,37 @@ def test_buckets_never_pass_the_models_positions():
 
 
 def test_a_folder_without_a_classifier_is_refused(tiny_folder):
-    with pytest.raises(CourseError, match="no labels of its own"):
+    with pytest.raises(CourseError, match="no labels of its own; fine-tune it first: course finetune"):
         Predictor(tiny_folder)
+
+
+def test_a_folder_that_names_labels_and_has_no_classifier_is_refused(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "half")
+    config = json.loads((tiny_folder / "config.json").read_text("utf-8"))
+    config["id2label"] = dict(enumerate(LABELS))
+    (tmp_path / "half" / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(CourseError, match="no weights of a classifier there; fine-tune it first"):
+        Predictor(tmp_path / "half")
+
+
+def test_a_text_that_is_no_unicode_is_refused(folder):
+    with pytest.raises(CourseError, match=r"text 'caf\\udce9' is not UTF-8"):  # typed as Latin-1: caf\xe9
+        Predictor(folder)(["tea", "caf\udce9"])
+
+
+@pytest.mark.parametrize("how", ["the same name", "another name"])
+def test_the_answers_never_replace_the_texts(folder, tmp_path, how):
+    texts, target = tmp_path / "texts.csv", tmp_path / "texts.csv"
+    texts.write_text("text\nhello\n")
+    if how == "another name":
+        target = tmp_path / "link.csv"
+        target.hardlink_to(texts)
+    with pytest.raises(CourseError, match="is the file with the texts itself"):
+        predict_file(folder, texts, target, "text")
+    assert texts.read_text() == "text\nhello\n"
+
+
+def test_a_target_that_cannot_be_written_is_found_before_the_model_is_loaded(tmp_path):
+    (tmp_path / "texts.csv").write_text("text\nhello\n")
+    with pytest.raises(CourseError, match="there is no folder"):
+        predict_file(tmp_path / "no model", tmp_path / "texts.csv", tmp_path / "none" / "out.csv", "text")

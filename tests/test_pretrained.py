@@ -219,6 +219,18 @@ def test_a_folder_is_returned_as_it_is_and_a_file_refused(tmp_path, monkeypatch)
         fetch(Path("owner/other"))
 
 
+def test_a_folder_that_cannot_be_looked_at_is_one_line(monkeypatch):
+    with pytest.raises(CourseError, match=r"cannot be opened \(File name too long\); give a model's folder"):
+        fetch("m" * 300)
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    with pytest.raises(CourseError, match=r"^locked/m: cannot be opened \(Permission denied\)"):
+        fetch("locked/m")
+
+
 def test_environment_names_the_default_model_and_the_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     assert pretrained.default_model() == MODEL
@@ -469,7 +481,7 @@ def test_what_can_go_wrong_with_another_model_is_one_line_each(run, hub):
         assert folder is None and message in error and name in error and "\n" not in error
     hub.answers = False
     _, error, _ = run("some/never-seen")
-    assert "no answer from the Hugging Face Hub (timed out)" in error
+    assert "no answer from the Hugging Face Hub (timed out)" in error and error.endswith("connect, or give a folder")
 
 
 # --- describe -----------------------------------------------------------------------------------------------------

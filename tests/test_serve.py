@@ -1,5 +1,6 @@
 """The service as a stranger meets it: real HTTP, on this machine, to a real server with a tiny BERT behind it."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
@@ -16,11 +17,13 @@ import time
 import httpx
 import numpy as np
 import pytest
+from flax import nnx
 from jax import monitoring
 from prometheus_client.parser import text_string_to_metric_families
 
 from course_lib import CourseError, cli
 from course_lib.batching import ServedModel
+from course_lib.bert import BertConfig, BertForSequenceClassification
 from course_lib.checkpoint import load_pretrained, save_pretrained
 from course_lib.predict import Predictor
 from course_lib.serve import MAX_BODY, running, serve
@@ -150,6 +153,7 @@ def test_metrics_count_requests_labels_and_confidence(client):
     before = read()
     client.post("/predict", json={"text": ["where is it", "a"]})
     client.post("/predict", content="{", headers={"Content-Type": "application/json"})
+    client.post("/predict", content=b"a" * (MAX_BODY + 1))
     client.get("/no/such/path")
     after = read()
 
@@ -159,10 +163,11 @@ def test_metrics_count_requests_labels_and_confidence(client):
     assert grew("course_requests_total", "/predict", "200") == 1
     assert grew("course_requests_total", "/predict", "400") == 1
     assert grew("course_requests_total", "404", "other") == 1
+    assert grew("course_requests_total", "/predict", "413") == 1  # refused before it is known where it would go
     assert sum(grew("course_predictions_total", label, "router-1") for label in LABELS) == 2
     assert grew("course_confidence_count", "router-1") == 2
     assert grew("course_batch_texts_sum") == 2
-    assert grew("course_request_seconds_count", "/predict") == 2 and after["course_waiting_texts",] == 0
+    assert grew("course_request_seconds_count", "/predict") == 3 and after["course_waiting_texts",] == 0
 
 
 BAD = {
@@ -275,8 +280,28 @@ def test_a_body_that_never_ends_is_given_up(versions):
 
 
 def test_a_page_of_another_site_cannot_reach_it_under_a_name_of_its_own(client):
-    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
-    assert client.get("/health", headers={"Host": "localhost:8000"}).status_code == 200
+    for host in ("evil.example", "", "127.0.0.1.evil.example:8000", "127.0.0.2"):
+        answer = client.get("/health", headers={"Host": host})
+        assert answer.status_code == 400 and "must name this machine" in answer.json()["error"]
+    for host in ("localhost:8000", "LOCALHOST", "[::1]:8000", "127.0.0.1"):
+        assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is not this machine")
+def test_it_can_be_reached_under_the_address_that_it_listens_on(versions, monkeypatch):
+    class Asked:
+        def __init__(self, app, settings):
+            self.app = app
+
+        def run(self, sockets):
+            asyncio.run(self._ask(f"http://127.0.0.2:{sockets[0].getsockname()[1]}/health"))
+
+        async def _ask(self, url):
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app)) as caller:
+                assert (await caller.get(url)).json() == {"status": "ok", "model": "router-1"}
+
+    monkeypatch.setattr("course_lib.serve._server", Asked)
+    serve(versions / "router-1", host="127.0.0.2", port=0, settings=Settings(**SMALL), report=lambda line: None)
 
 
 def test_with_a_key_only_its_owner_is_answered(versions):
@@ -366,6 +391,64 @@ def test_who_waits_too_long_gets_504_and_costs_no_more_work(versions, slow):
     assert statuses.count(504) >= 8 and statuses.count(200) >= 1
 
 
+def test_a_request_may_need_more_time_than_it_may_wait(versions, slow):
+    slow.seconds = 0.2
+    with running(versions / "router-1", Settings(**SMALL, timeout=0.5)) as url:
+        answer = post(url, ["where is it"] * 32)  # 8 runs
+    assert answer.status_code == 200 and len(answer.json()["predictions"]) == 32
+
+
+def test_more_requests_at_once_than_it_holds_are_refused_and_counted_and_health_is_not(versions, slow, monkeypatch):
+    monkeypatch.setattr("course_lib.serve.MAX_REQUESTS", 4)
+    slow.seconds = 1
+    with running(versions / "router-1", Settings(**SMALL)) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(post, url) for _ in range(4)]
+        time.sleep(0.5)
+        refused, health = post(url), httpx.get(url + "/health")
+        assert [one.result().status_code for one in asked] == [200] * 4
+        metrics = httpx.get(url + "/metrics").text
+    assert refused.status_code == 503 and "4 requests are being answered" in refused.json()["error"]
+    assert refused.headers["retry-after"] == "1" and health.status_code == 200
+    assert 'course_requests_total{path="/predict",status="503"} 1.0' in metrics
+
+
+def test_the_same_change_twice_leaves_the_way_back(versions):
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    with (
+        running(versions / "router-1", Settings(**SMALL, admin_key=ADMIN_KEY)) as url,
+        httpx.Client(base_url=url, headers=admin, timeout=60) as admin,
+    ):
+        for _ in range(2):  # a retry, or a folder that was trained again
+            assert admin.put("/model", json={"version": "router-2"}).json() == {"model": "router-2"}
+        assert [admin.post("/model/rollback").json()["model"] for _ in range(2)] == ["router-1", "router-2"]
+
+
+@pytest.mark.parametrize("fault", ["huge weights", "another tokenizer", "half a character"])
+def test_a_model_that_cannot_answer_is_not_changed_over_to(versions, tmp_path, tokenizer, fault):
+    shutil.copytree(versions / "router-1", tmp_path / "router-1")
+    model = load_pretrained(versions / "router-2")
+    if fault == "huge weights":
+        model.classifier.kernel[...] = np.full_like(model.classifier.kernel[...], 3e38)
+    if fault == "another tokenizer":
+        config = BertConfig.tiny(max_position_embeddings=64, vocab_size=1000, labels=LABELS)
+        model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    save_pretrained(model, tmp_path / "router-2", tokenizer)
+    if fault == "half a character":
+        config = tmp_path / "router-2" / "config.json"
+        config.write_text(config.read_text().replace('"refund"', '"\\ud800"'))
+    reason = {
+        "huge weights": "not with probabilities",
+        "another tokenizer": "the tokenizer has 30,522 tokens and the model 1,000",
+        "half a character": "cannot be sent as text",
+    }[fault]
+    with running(tmp_path / "router-1", Settings(**SMALL, admin_key=ADMIN_KEY)) as url:
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        refused = httpx.put(url + "/model", json={"version": "router-2"}, headers=headers, timeout=60)
+        assert refused.status_code == 409 and reason in refused.json()["error"], refused.text
+        assert "\n" not in refused.json()["error"]
+        assert post(url).json()["model"] == "router-1"
+
+
 def test_the_model_changes_and_goes_back_under_load_without_a_lost_request(versions):
     want = {
         name: LABELS[probabilities(versions / name, ["where is it"])[0].argmax()] for name in ("router-1", "router-2")
@@ -413,6 +496,24 @@ def test_it_ends_when_what_was_accepted_is_answered(versions, slow):
         assert [one.result().status_code for one in asked] == [200] * 12
     with pytest.raises(httpx.ConnectError):
         post(url)
+
+
+def test_at_its_end_it_hears_who_came_while_it_was_busy(versions, monkeypatch):
+    encode = ServedModel.encode
+
+    def slowly(self, texts):  # nothing is accepted or read meanwhile
+        if "wait" in texts:
+            time.sleep(1)
+        return encode(self, texts)
+
+    monkeypatch.setattr(ServedModel, "encode", slowly)
+    with concurrent.futures.ThreadPoolExecutor(9) as pool:
+        with running(versions / "router-1", Settings(**SMALL)) as url:
+            asked = [pool.submit(post, url, "wait")]
+            time.sleep(0.5)
+            asked += [pool.submit(post, url) for _ in range(8)]
+            time.sleep(0.3)
+        assert [one.result().status_code for one in asked] == [200] * 9
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from course_lib import CourseError
 from course_lib.bert import BertConfig, BertForSequenceClassification
 from course_lib.data import empty_batch
-from course_lib.sharding import data_mesh, split_rows
+from course_lib.sharding import data_mesh, join_processes, split_rows
 from course_lib.train import TrainConfig, fit, loss_and_gradients, make_optimizer, update
 
 HERE = Path(__file__).parent
@@ -80,8 +80,7 @@ def start(tmp_path, tiny_folder):
 
 
 def together(start, out, *options) -> list[subprocess.Popen]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     return [
         start(out, *options, "--coordinator", address, "--processes", 2, "--process-id", number) for number in (0, 1)
     ]
@@ -120,6 +119,74 @@ def test_a_killed_process_ends_the_run_and_it_resumes_on_other_devices(start, tm
         assert resumed.poll() is None and time.monotonic() < limit + 200, resumed.said()
         time.sleep(0.2)
     assert "epoch 1/" not in resumed.said()
+
+
+def join(call="", **variables) -> subprocess.Popen:
+    """A process that calls join_processes(`call`) under these environment variables, says which it is, and waits."""
+    script = f"""
+import sys, time
+sys.modules["kubernetes"] = None  # as if it were not installed
+import jax
+from course_lib import CourseError
+from course_lib.sharding import join_processes
+try:
+    join_processes({call})
+except CourseError as error:
+    sys.exit(f"error: {{error}}")
+print("process", jax.process_index(), "of", jax.process_count(), flush=True)
+time.sleep(100)
+"""
+    clean = {name: value for name, value in environment().items() if not name.startswith(("SLURM", "KUBERNETES"))}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", script], env={**clean, **variables}, **pipes)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def test_slurm_says_who_is_who_and_sigterm_ends_a_process():
+    job = dict(
+        SLURM_JOB_ID="1", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS="2", JAX_COORDINATOR_PORT=f"{free_port()}"
+    )
+    both = [join(SLURM_PROCID=str(number), SLURM_LOCALID=str(number), **job) for number in (0, 1)]
+    try:
+        assert [process.stdout.readline() for process in both] == ["process 0 of 2\n", "process 1 of 2\n"]
+        for process in reversed(both):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == -signal.SIGTERM
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_nobody_comes_a_process_ends_with_one_line(number):
+    process = join(f"'127.0.0.1:{free_port()}', 2, {number}, timeout=2")
+    said = process.communicate(timeout=60)[1].strip().splitlines()
+    assert process.returncode == 2
+    assert said[-1].startswith("error: not all processes met at 127.0.0.1:") and "within 2 s" in said[-1]
+    assert not any("Traceback" in line or "Fatal" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "needs the package kubernetes: "), ({}, "is neither Slurm nor ")],
+)
+def test_where_no_cluster_is_found_it_says_what_is_missing(variables, reason):
+    process = join(**variables)
+    last = process.communicate(timeout=60)[1].strip().splitlines()[-1]
+    assert process.returncode == 1 and last.startswith("error: --cluster: ") and reason in last
+
+
+@pytest.mark.parametrize(
+    "address", ["junk", "127.0.0.1", "127.0.0.1:", ":1234", "host:0", "host:65536", "::1", "http://host:1", "a b:1"]
+)
+def test_an_address_without_host_or_port_is_refused(address):
+    with pytest.raises(CourseError, match="give HOST:PORT"):
+        join_processes(address, 2, 0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

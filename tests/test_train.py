@@ -1,5 +1,6 @@
 """Training: what it optimises, that it learns, and that an interrupted run ends where an uninterrupted one does."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -100,14 +101,46 @@ def test_an_interrupted_run_resumes_to_the_same_parameters_bit_for_bit(model, ti
     assert all((a == b).all() for a, b in zip(parameters(model), parameters(resumed), strict=True))
 
 
-@pytest.mark.parametrize("change", ["settings", "data"])
-def test_another_runs_checkpoint_is_refused(model, tmp_path, change):
-    train, validation = examples(16, 0), examples(8, 1)
-    fit(model, train, validation, replace(CONFIG, epochs=1), checkpoints=tmp_path / "run")
-    config = replace(CONFIG, epochs=2 if change == "settings" else 1)
-    data = train if change == "settings" else examples(16, 5)
-    with pytest.raises(CourseError, match="epochs was 1 and is 2" if change == "settings" else "data was"):
-        fit(model, data, validation, config, checkpoints=tmp_path / "run", resume=True)
+ONE_EPOCH = replace(CONFIG, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_folder, tmp_path_factory):
+    """A folder with the state of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    model = load_pretrained(tiny_folder, labels=LABELS)
+    fit(model, examples(16, 0), examples(8, 1), ONE_EPOCH, checkpoints=folder, about={"model": "a"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "about", "said"),
+    [
+        (replace(ONE_EPOCH, epochs=2), 0, {"model": "a"}, "epochs was 1 and is 2"),
+        (ONE_EPOCH, 5, {"model": "a"}, "data was"),
+        (ONE_EPOCH, 0, {"model": "b"}, "model was 'a' and is 'b'"),
+        (ONE_EPOCH, 0, None, "model was 'a' and is None"),
+    ],
+    ids=["settings", "data", "model", "nothing about the model"],
+)
+def test_another_runs_checkpoint_is_refused(model, saved, config, data, about, said):
+    with pytest.raises(CourseError, match=said):
+        fit(model, examples(16, data), examples(8, 1), config, checkpoints=saved, resume=True, about=about)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "keep"), [("about/metadata", 0.5), ("state/manifest.ocdbt", 0), ("state/ocdbt.process_0/d/*", 0.5)]
+)
+def test_a_damaged_checkpoint_is_one_line_with_what_to_do(model, saved, tmp_path, damaged, keep):
+    shutil.copytree(saved, tmp_path / "run")
+    for path in (tmp_path / "run" / "1").glob(damaged):
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    config, about = ONE_EPOCH, {"model": "a"}
+    with pytest.raises(CourseError) as caught:
+        fit(model, examples(16, 0), examples(8, 1), config, checkpoints=tmp_path / "run", resume=True, about=about)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'run'}: the saved state of the run cannot be read (") and "\n" not in said
+    assert said.endswith("; start again with --overwrite")
 
 
 def test_equal_seeds_give_equal_models_and_other_seeds_others(tiny_folder):
@@ -219,7 +252,8 @@ def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_model(model):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("epochs", 0), ("batch_size", 0), ("patience", 0), ("learning_rate", 0.0)]
+    ("setting", "value"),
+    [("epochs", 0), ("batch_size", 0), ("patience", 0), ("learning_rate", 0.0), ("seed", -1), ("seed", 2**32)],
 )
 def test_impossible_settings_are_refused(setting, value):
     with pytest.raises(CourseError, match=f"{setting} must be"):

@@ -9,6 +9,10 @@ import numpy as np
 from safetensors.flax import load_file
 from tokenizers import Tokenizer
 
+if not sys.argv[1:]:
+    print(__doc__, file=sys.stderr)
+    sys.exit(2)
+
 here = Path(__file__).parent
 labels = json.loads((here / "about.json").read_text("utf-8"))["labels"]
 tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))  # it cuts and pads
