@@ -569,8 +569,8 @@ plots.finish(ax, title, "probability of the predicted team", "messages below it 
 
 # %% [markdown]
 # A strike changes *what is asked*, and the team sizes show it: more people for deliveries, and the model is fine. The cut form changes
-# *what the model can know*: confidence falls, and so do the right answers. Two gauges, two kinds of news. Neither says that the
-# model is wrong; for that you need labels, a few dozen a week, read by a person.
+# *what the model can know*: confidence falls, and so do the right answers. (The team sizes move as well: what is left of a message points
+# elsewhere.) Two gauges, two kinds of news. Neither says that the model is wrong; for that you need labels, a few dozen a week, read by a person.
 #
 # > **Common claim, tested.** *"A PSI above 0.2 means that the population has shifted."*
 #

@@ -73,7 +73,7 @@ def choose(got: Any, want: Any, because: Mapping[Any, str]) -> None:
         because: the wrong answers people give → what to think about. Strings outside it are told what they may be.
     """
     got = tuple(got) if isinstance(got, list) else got
-    if type(want) is int and isinstance(got, (float, np.number)) and np.isfinite(got) and got == int(got):
+    if type(want) is int and isinstance(got, np.number) and np.isfinite(got) and got == int(got):
         got = int(got)  # such as np.int64(3), or 4 * np.ceil(0.7)
     if type(got) is not type(want):
         asked = {str: "a word", int: "a whole number", bool: "True or False", tuple: "a tuple"}[type(want)]
