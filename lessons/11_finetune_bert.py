@@ -218,6 +218,7 @@ assert untrained.accuracy < 0.3
 from course_lib.train import TrainConfig, fit
 
 config = TrainConfig()
+jax.clear_caches()  # the programs that encoded the messages: 100 MB that training can use
 history = fit(model, train_set, validation_set, config)
 print(f"{len(history)} epochs; the model holds the parameters of the best one")
 
