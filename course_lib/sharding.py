@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from course_lib import CourseError
+from course_lib import CourseError, one_line
 
 
 def join_processes(
@@ -49,7 +49,7 @@ def join_processes(
     except Exception as error:  # each kind of cluster has its own
         if coordinator is None:
             raise CourseError(f"--cluster: {_why_no_cluster(error)}") from error
-        raise CourseError(f"could not join the other processes at {coordinator}: {_first_line(error)}") from error
+        raise CourseError(f"could not join the other processes at {coordinator}: {one_line(error)}") from error
     finally:
         watchdog.cancel()
 
@@ -68,14 +68,10 @@ def _give_up(where: str, timeout: int) -> None:
 
 def _why_no_cluster(error: Exception) -> str:
     if "coordinator_address" not in str(error):
-        return _first_line(error)
+        return one_line(error)
     if "KUBERNETES_SERVICE_HOST" in os.environ and importlib.util.find_spec("kubernetes") is None:
         return "on Kubernetes this needs the package kubernetes: .venv/bin/uv pip install -e '.[k8s]'"
     return "this is neither Slurm nor Kubernetes nor a Cloud TPU; give --coordinator, --processes, --process-id"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def data_mesh(devices: int | None = None) -> Mesh:

@@ -126,12 +126,14 @@ from course_lib.data import bucket_lengths
 
 buckets = bucket_lengths(train_set.lengths)
 padded = np.array(buckets)[np.searchsorted(buckets, train_set.lengths)]
+real_in_128 = train_set.lengths.sum() / (MAX_LENGTH * len(train_set))
+real_in_buckets = train_set.lengths.sum() / padded.sum()
 print(f"buckets: {buckets}")
-print(f"padded to 128:     {train_set.lengths.sum() / (MAX_LENGTH * len(train_set)):.0%} of the tokens are real")
-print(f"padded to buckets: {train_set.lengths.sum() / padded.sum():.0%} are real")
+print(f"of the tokens, {real_in_128:.0%} are real when padded to 128, {real_in_buckets:.0%} when padded to buckets")
 
 fig, ax = plt.subplots(figsize=(7, 3))
-plots.lengths(ax, train_set.lengths, buckets, title="Four padded lengths: from a quarter to three quarters of real tokens");
+title = f"Four padded lengths: from {real_in_128:.0%} to {real_in_buckets:.0%} real tokens"
+plots.lengths(ax, train_set.lengths, buckets, title=title);
 
 # %% [markdown]
 # Each new shape has to be compiled once, which takes some seconds. Four shapes are a good bargain between waste and
@@ -218,7 +220,7 @@ assert untrained.accuracy < 0.3
 from course_lib.train import TrainConfig, fit
 
 config = TrainConfig()
-jax.clear_caches()  # the programs that encoded the messages: 100 MB that training can use
+jax.clear_caches()  # the programs that encoded the messages: training can use their memory
 history = fit(model, train_set, validation_set, config)
 print(f"{len(history)} epochs; the model holds the parameters of the best one")
 
