@@ -27,11 +27,11 @@ from peers import FOLDER, peers_python, peers_versions
 from course_lib.pretrained import fetch
 
 HERE = Path(__file__).resolve().parent
-STEPS = 8  # in one turn; its median counts
+STEPS = 8  # in one turn
 
 
 def answer_questions(folder: str, dtype: str) -> None:
-    """This course's side: the programs that `fit` runs. Reads lines "LENGTH BATCH STEPS", answers "SECONDS PEAK"."""
+    """This course's side: the programs that `fit` runs. Reads and answers as torch_step.py does."""
     import jax
     import numpy as np
     from flax import nnx
@@ -49,20 +49,23 @@ def answer_questions(folder: str, dtype: str) -> None:
         batch = empty_batch(size, length)
         batch.input_ids[:], batch.labels[:] = rng.integers(1000, 20_000, (size, length)), rng.integers(8, size=size)
         batch.attention_mask[:], batch.weights[:] = 1, 1
-        took = []
-        for _ in range(steps):
-            started = time.perf_counter()
+        started = time.perf_counter()
+        for _ in range(steps):  # as in training, nothing waits for a step: a GPU finds the next one ready
             loss, gradients = gradients_of(graph, params, batch, key, 1, False)  # with a key: dropout
             params, opt_state = update_of(optimizer, params, opt_state, gradients)
-            jax.block_until_ready((loss, params))
-            took.append(time.perf_counter() - started)
+            del gradients
+        jax.block_until_ready((loss, params))
+        seconds = (time.perf_counter() - started) / steps
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-        print(statistics.median(took), peak, flush=True)
+        print(seconds, peak, flush=True)
 
 
-def ask(program: subprocess.Popen, length: int, batch: int, steps: int) -> tuple[float, int]:
+def ask(program: subprocess.Popen, length: int, batch: int, steps: int) -> None:
     program.stdin.write(f"{length} {batch} {steps}\n")
     program.stdin.flush()
+
+
+def answer(program: subprocess.Popen) -> tuple[float, int]:
     seconds, peak = program.stdout.readline().split()
     return float(seconds), int(peak)
 
@@ -80,32 +83,44 @@ def model_folder(shape: str, folder: Path) -> Path:
     return save_pretrained(BertForSequenceClassification(config, rngs=nnx.Rngs(0)), folder / shape)
 
 
-def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> list[str]:
-    """The table's rows. The matrix rate comes first, from a process of its own, before anybody holds a GPU's memory."""
-    program = f"from course_lib.capacity import matrix_rate; print(matrix_rate(2048, {arguments.dtype!r}))"
-    rate = float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[str, list[str]]:
+    """The name of the device, and the table's rows."""
+    # This process keeps off the GPU, where whoever comes first takes most of the memory.
+    env = dict(os.environ)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    program = "import jax, sys; from course_lib.capacity import matrix_rate; "
+    program += "print(matrix_rate(dtype=sys.argv[1]), jax.devices()[0].device_kind)"
+    command = [sys.executable, "-c", program, arguments.dtype]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    rate, device = said.strip().split(maxsplit=1)
     from course_lib.capacity import step_flops
     from course_lib.checkpoint import read_config
 
+    folder = model_folder(arguments.shape, folder)
     config = read_config(folder)[0]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    share = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or JAX takes three quarters of a GPU's memory
+    share = env | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     sides = [
-        subprocess.Popen([python, HERE / "torch_step.py", folder, arguments.dtype], **pipes),
+        subprocess.Popen([python, HERE / "torch_step.py", folder, arguments.dtype], env=env, **pipes),
         subprocess.Popen([sys.executable, __file__, "answer", folder, arguments.dtype], env=share, **pipes),
     ]
     lines = []
     for length in map(int, arguments.lengths.split(",")):
         for batch in map(int, arguments.batches.split(",")):
+            for program in sides:  # side by side, since it is not timed: they compile and warm up
+                ask(program, length, batch, 3)
             for program in sides:
-                ask(program, length, batch, 3)  # compiles, warms up
+                answer(program)
             turns = []
             for _ in range(arguments.rounds):
-                turns.append([ask(program, length, batch, STEPS) for program in sides])
+                turns.append([])
+                for program in sides:
+                    ask(program, length, batch, STEPS)
+                    turns[-1].append(answer(program))
                 time.sleep(0.5)  # idle threads spin for a moment
             torch, ours = (statistics.median(turn[side][0] for turn in turns) for side in (0, 1))
             ratio = statistics.median(turn[1][0] / turn[0][0] for turn in turns)
-            used = step_flops(config, batch, length) / ours / rate
+            used = step_flops(config, batch, length) / ours / float(rate)
             held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1])
             lines.append(
                 f"| {length} | {batch} | {1000 * torch:.0f} | {1000 * ours:.0f} | {ratio:.2f} | {batch / ours:.0f} | "
@@ -115,7 +130,7 @@ def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> list[s
     for program in sides:
         program.stdin.close()
         program.wait(60)
-    return lines
+    return device, lines
 
 
 def main() -> None:
@@ -129,11 +144,10 @@ def main() -> None:
     arguments = parser.parse_args()
     python = peers_python(arguments.env)
     with tempfile.TemporaryDirectory() as folder:
-        lines = measure(arguments, model_folder(arguments.shape, Path(folder)), python)
+        device, lines = measure(arguments, Path(folder), python)
 
     import jax
 
-    device = jax.devices()[0].device_kind
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
     where = machine if device == "cpu" else f"one {device}"
     text = f"""\

@@ -137,7 +137,7 @@ class BertEmbeddings(nnx.Module):
     def __init__(self, config: BertConfig, *, dtype=None, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
             init = nnx.initializers.normal(config.initializer_range)
-            return nnx.Embed(rows, config.hidden_size, embedding_init=init, dtype=dtype, rngs=rngs)
+            return nnx.Embed(rows, config.hidden_size, embedding_init=init, rngs=rngs)
 
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings)
@@ -150,9 +150,10 @@ class BertEmbeddings(nnx.Module):
         length, longest = input_ids.shape[-1], self.position.num_embeddings
         if length > longest:  # indexing past a table's end would quietly repeat its last row
             raise ValueError(f"input_ids has {length} tokens a row, this model has positions for {longest}")
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
-        x = self.word(input_ids) + self.position(jnp.arange(length)) + self.token_type(token_type_ids)  # [B, T, H]
+        # One segment: add its row as a row. Looked up for each token, its gradient would be B·T additions to one place,
+        # which a GPU does one after the other.
+        segment = self.token_type.embedding[0] if token_type_ids is None else self.token_type(token_type_ids)
+        x = self.word(input_ids) + self.position.embedding[:length] + segment  # float32 [B, T, H]
         return _dropout(self.dropout_rate, self.norm(x), rngs)
 
 
@@ -308,5 +309,6 @@ class BertForMaskedLM(nnx.Module):
         """int [B, T] each, the mask also [B, T from, T to] → float32 logits [B, T, V]."""
         hidden = self.bert(input_ids, attention_mask, token_type_ids, rngs=rngs)
         hidden = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
-        logits = self.bert.embeddings.word.attend(hidden)  # [B, T, H] · [H, V]
+        table = self.bert.embeddings.word.embedding[...].astype(hidden.dtype)
+        logits = hidden @ table.T  # [B, T, H] · [H, V]
         return logits.astype(jnp.float32) + self.vocab_bias[...]

@@ -54,6 +54,9 @@ def activation_bytes(
     inputs and outcomes of LayerNorm, and 2 [B, N, T, T], the softmax; 1 [B, N, T, T] of one byte, the attention mask.
     With `dropout` 2 more [B, T, H] and 1 more [B, N, T, T], each with a mask of one byte. With `remat` only what enters
     a layer.
+
+    This is what JAX asks to keep. XLA may compute some of it again where that is cheaper: an H200 held 0.5 to 0.8 of it
+    (benchmarks/gpu.md), a CPU may hold more, and ignores `remat`.
     """
     size = jnp.dtype(dtype).itemsize
     one = batch * length * config.hidden_size
@@ -131,14 +134,22 @@ def kept_bytes(
     return sum(array.size * array.dtype.itemsize for array in arrays)
 
 
-def matrix_rate(size: int = 2048, dtype: str = "float32", repeats: int = 5) -> float:
-    """FLOP/s of this device in the product of two square matrices: the most that a step can hope for. Median."""
-    a = jnp.ones((size, size), dtype)
+def matrix_rate(size: int | None = None, dtype: str = "float32", repeats: int = 5) -> float:
+    """FLOP/s of this device in the product of two square matrices: the most that a step can hope for. Median.
+
+    `size` is the matrices' width: unless given, 2048 on a CPU and 8192 on what needs more work to be busy. Their
+    numbers are random: a GPU multiplies zeros and ones at a tenth more than it keeps up with real ones.
+    """
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
+    started = time.perf_counter()
+    while time.perf_counter() - started < 0.3:  # a GPU at rest takes a moment to reach its clock
+        product(a, a).block_until_ready()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        product(a, a).block_until_ready()
-        seconds.append(time.perf_counter() - started)
+        jax.block_until_ready([product(a, a) for _ in range(4)])  # one waits while another is computed
+        seconds.append((time.perf_counter() - started) / 4)
     return 2 * size**3 / float(np.median(seconds))
