@@ -9,16 +9,26 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 
 STARTED := $(shell date +%s)
 
-.PHONY: lab test build bench wheel lock clean
+.PHONY: lab test test-latest build bench wheel lock licences sbom mutants clean
 
 lab: .venv/ready
 	@$(BIN)/course lab $(ARGS)
 
+PYTEST := pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: .venv/ready
 	@$(BIN)/course model
 	$(BIN)/ruff check .
 	$(BIN)/course build --check
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/$(PYTEST) $(ARGS)
+
+# The same on the newest version of every package, whatever requirements.lock says: what will break next?
+test-latest: .venv/ready
+	@$(BIN)/uv pip compile pyproject.toml --extra test --extra build $(LOCKED) --upgrade -o .venv/latest.lock
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/latest
+	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --require-hashes -r .venv/latest.lock
+	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@diff requirements.lock .venv/latest.lock | grep '^> [^ ]*==' || echo "requirements.lock is the newest"
+	.venv/latest/bin/$(PYTEST) $(ARGS)
 
 # Notebooks from lessons/: only what changed.
 build: .venv/ready
@@ -32,10 +42,35 @@ bench: .venv/ready
 wheel: .venv/ready
 	@$(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl
 
-# After a change of the dependencies in pyproject.toml; ARGS=--upgrade takes the newest of everything.
+# After a change of the dependencies in pyproject.toml; ARGS=--upgrade takes the newest of everything. Beside the lock for
+# everybody, one each with what a GPU, a TPU and Kubernetes need on top. `make licences` comes next.
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 lock: .venv/ready
-	$(BIN)/uv pip compile pyproject.toml --extra test --extra build --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --extra test --extra build $(LOCKED) -o requirements.lock $(ARGS)
+	@for more in "cuda12 x86_64 aarch64" "tpu x86_64" "k8s x86_64 aarch64"; do set -- $$more; extra=$$1; shift; for machine; do \
+		echo "jax[$$extra] ; sys_platform == 'linux' and platform_machine == '$$machine' and python_version < '3.14'"; \
+		done | $(BIN)/uv pip compile - $(LOCKED) --constraint requirements.lock -o requirements-$$extra.lock $(ARGS) \
+		$$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements.lock | sort -u); done
+	@echo cosmic-ray | $(BIN)/uv pip compile - $(LOCKED) -o hardening/requirements-mutants.lock $(ARGS)
+
+# hardening/licences.md, after a change of the lock. Fetches the few packages that are not for this system.
+licences: .venv/ready
+	@$(BIN)/python hardening/licences.py
+
+# Software bill of materials, CycloneDX: what is installed here, with versions, licences and who needs what.
+sbom: .venv/ready
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.json $(BIN)/python \
+		&& ls dist/sbom.json
+
+# Small faults put into a copy of the code, one at a time: how many do the tests notice? Hours; see hardening/mutants.py.
+mutants: .venv/mutants/ready
+	@.venv/mutants/bin/python hardening/mutants.py $(ARGS)
+
+.venv/mutants/ready: hardening/requirements-mutants.lock .venv/ready
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/mutants
+	@VIRTUAL_ENV=.venv/mutants $(BIN)/uv pip install --quiet --require-hashes -r hardening/requirements-mutants.lock
+	@touch $@
 
 clean:
 	rm -rf .venv
@@ -52,3 +87,5 @@ clean:
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@echo $$(($$(date +%s) - $(STARTED))) > .venv/ready
+# Files of a day that has not come yet (the clock was set back) would be newer for good, and make it anew at each call.
+	@for file in $^; do test .venv/ready -nt "$$file" || touch -r "$$file" .venv/ready; done

@@ -8,25 +8,68 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from course_lib import CourseError
+
 
 def cache_folder() -> Path:
-    """COURSE_CACHE where that is set, else the system's folder for caches. Created by whoever writes to it."""
+    """COURSE_CACHE where that is set, else the system's folder for caches. Created by whoever writes to it.
+
+    Raises CourseError where it would be in the home folder of a user who has none.
+    """
     import platformdirs
 
     chosen = os.environ.get("COURSE_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("loss-to-bert"))
+    try:
+        return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("loss-to-bert"))
+    except RuntimeError:
+        raise CourseError(
+            "no home folder is known for this user; set HOME, or COURSE_CACHE to a folder that can be written to"
+        ) from None
 
 
 def enable_compile_cache() -> None:
     """Let JAX keep compiled programs on disk, so that the second run of a lesson or a command compiles nothing.
 
-    A folder that somebody has already chosen (JAX_COMPILATION_CACHE_DIR) stays.
+    A folder that somebody has already chosen (JAX_COMPILATION_CACHE_DIR) stays. Where there can be none (no home, or
+    one that cannot be written to), each start compiles.
     """
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        with contextlib.suppress(CourseError, OSError):
+            folder = cache_folder() / "compiled"
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    _keep_programs_whole_or_not_at_all()
+
+
+@functools.cache
+def _keep_programs_whole_or_not_at_all() -> None:
+    """JAX writes a program straight under its final name and never again (up to 0.12 at least).
+
+    Killed meanwhile, or on a full disk, it leaves half a program, and from then on each start warns of it and compiles
+    anew. So write beside and rename; what cannot be written is compiled again next time, and nobody needs to know.
+    """
+    try:
+        from jax._src.lru_cache import LRUCache
+    except ImportError:  # another JAX than the pinned ones, as on Colab
+        return
+    put_in_place = LRUCache.put
+
+    def put(cache, key: str, value: bytes) -> None:
+        if cache.eviction_enabled or "://" in str(cache.path):  # a limit or a bucket, which only a user can have set
+            return put_in_place(cache, key, value)
+        final = Path(cache.path) / f"{key}-cache"
+        part = final.with_name(f".{key}.{os.getpid()}.part")
+        try:
+            part.write_bytes(value)
+            os.replace(part, final)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+    LRUCache.put = put
 
 
 @functools.cache

@@ -23,8 +23,10 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from course_lib import CourseError
+from course_lib import CourseError, shown
 from course_lib.bert import ACTIVATIONS, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from course_lib.data import HALF_A_CHARACTER
+from course_lib.files import move_into
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +112,9 @@ def load_pretrained(
             tensors = {key: value for key, value in tensors.items() if not key.startswith("classifier.")}
         config = BertConfig(**{**vars(config), "labels": wanted})
 
-    graph, state = nnx.split(nnx.eval_shape(lambda: architecture(config, dtype=dtype, rngs=nnx.Rngs(seed))))
+    # Laid out with no more layers than the file holds: to find that a thousand are missing must not take minutes.
+    laid_out = BertConfig(**{**vars(config), "num_hidden_layers": min(config.num_hidden_layers, _layers(tensors))})
+    graph, state = nnx.split(nnx.eval_shape(lambda: architecture(laid_out, dtype=dtype, rngs=nnx.Rngs(seed))))
     flat = {_dotted(path): value for path, value in nnx.to_flat_state(state)}
     table = key_table(architecture, config)
     new_parts = _compare(folder, tensors, table, flat)
@@ -120,14 +124,16 @@ def load_pretrained(
     values = _initial_values(jax.random.key(seed), architecture, config, new_paths) if new_paths else {}
     damaged = []
     for key in table.keys() & tensors.keys():
-        array, path = tensors[key][:].astype(np.float32), table[key]
+        with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is said below
+            array, path = tensors[key][:].astype(np.float32), table[key]
         values[path] = jnp.array(array.T if path.endswith("kernel") else array)
         if not np.isfinite(array).all():
             damaged.append(key)
     if damaged:  # training cannot repair them: one NaN makes every gradient NaN
         raise CourseError(f"{folder}: NaN or infinite weights in {', '.join(sorted(damaged))}; fetch or train it again")
+    name = shown(folder.name, 100)
     for part in new_parts:
-        log.warning("%s: no fitting %s in the checkpoint, newly initialised; train it before use", folder.name, part)
+        log.warning("%s: no fitting %s in the checkpoint, newly initialised; train it before use", name, part)
     filled = [(path, value.replace(values[_dotted(path)])) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -136,7 +142,8 @@ def save_pretrained(model: Model, folder: str | Path, tokenizer=None) -> Path:
     """Write `model`, and the `tokenizer` of transformers that goes with it, to `folder` in Hugging Face layout.
 
     All files are written in full beside their final names first and renamed last, so a full disk or an interruption
-    while writing leaves what was there before. Raises CourseError where it cannot write.
+    while writing leaves what was there before; killed while it renames, it leaves a folder without config.json, which
+    nobody opens. Raises CourseError where it cannot write.
     """
     folder = Path(folder)
     prefix = "" if isinstance(model, BertModel) else "bert."
@@ -161,9 +168,7 @@ def save_pretrained(model: Model, folder: str | Path, tokenizer=None) -> Path:
             for path in temporary.iterdir():
                 with path.open("r+b") as file:  # Windows flushes only what is open for writing
                     os.fsync(file.fileno())
-            # The weights first: where another program holds the old ones, Windows refuses before anything changed.
-            for path in sorted(temporary.iterdir(), key=lambda path: path != weights):
-                path.replace(folder / path.name)
+            move_into(folder, temporary, first=weights.name, last=config.name)
     except (OSError, SafetensorError) as error:
         raise CourseError(f"{folder}: could not save the model ({error}); what was there is unchanged") from error
     return folder
@@ -225,6 +230,8 @@ def read_config(folder: str | Path) -> tuple[BertConfig, tuple[str, ...]]:
         problems.append("id2label does not number its labels from 0")
     elif len({name for name in id2label.values() if isinstance(name, str)}) < len(id2label):
         problems.append("id2label has labels that are not text, or the same one twice")
+    elif HALF_A_CHARACTER.search("".join(id2label.values())):
+        problems.append("id2label has a label with half a character (\\ud800 to \\udfff)")
     if problems:
         raise CourseError(f"{path}: " + "; ".join(problems))
     try:
@@ -309,6 +316,13 @@ def _plain(key: str) -> str:
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
+def _layers(tensors: dict) -> int:
+    """How many layers, from the first on, a file holds; at least 1."""
+    return next(
+        i for i in range(1, len(tensors) + 2) if f"encoder.layer.{i}.attention.self.query.weight" not in tensors
+    )
+
+
 def _compare(folder: Path, tensors: dict, table: dict[str, str], flat: dict) -> list[str]:
     """Hold a file against a model; the parts to initialise anew, or one error with every difference."""
     problems, new_parts, left_out = [], [], NOT_IN_MODELS
@@ -325,7 +339,7 @@ def _compare(folder: Path, tensors: dict, table: dict[str, str], flat: dict) -> 
     unknown = [key for key in tensors if key not in table and not key.startswith(left_out)]
     if unknown:
         problems.append(f"unknown: {', '.join(unknown)}")
-    for key in [key for key in table if key in tensors]:
+    for key in [key for key in table if key in tensors and table[key] in flat]:
         expected, shape, dtype = list(flat[table[key]].shape), tensors[key].get_shape(), tensors[key].get_dtype()
         if table[key].endswith("kernel"):
             expected.reverse()

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from course_lib import CourseError
+from course_lib import CourseError, shown
 
 app = typer.Typer(
     help="From loss to BERT: set up, build and check the course; fine-tune, examine and use a BERT.",
@@ -38,6 +38,7 @@ def lab(context: typer.Context) -> None:
     from course_lib.pretrained import fetch
 
     fetch(report=_say)
+    _borrow_a_home()
     _say("starting JupyterLab (Ctrl-C twice ends it)")
     first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"  # also in the address that is printed
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
@@ -69,9 +70,9 @@ def model(
 
     info = describe(name, report=_say)
     config = info.config
-    _print(f"name        {info.name}")
-    _print(f"folder      {info.folder}")
-    _print(f"source      {info.source}")
+    _print(f"name        {shown(info.name, 200)}")
+    _print(f"folder      {shown(info.folder, 1000)}")
+    _print(f"source      {shown(info.source, 200)}")
     _print(f"size        {info.parameters:,} parameters, {info.weight_bytes / 2**20:.1f} MiB")
     _print(f"shape       {config.num_hidden_layers} layers, width {config.hidden_size}, {config.vocab_size:,} tokens")
     _print(f"verified    {', '.join(info.verified) or 'no published hash is known for this model'}")
@@ -182,16 +183,14 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
 ) -> None:
     """Score a fine-tuned model on labelled texts (for tickets: on the test split)."""
-    import json as jsonlib
-
-    from course_lib.files import check_target, write_text
+    from course_lib.files import check_target, write_json
     from course_lib.predict import evaluate_folder
 
     if json is not None:
         check_target(json)
     result = evaluate_folder(folder, data, text, label or _default_label(data))
     if json is not None:
-        write_text(json, jsonlib.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_json(json, result.to_dict())
     _print(str(result))
 
 
@@ -217,7 +216,7 @@ def predict(
         _print(f"{rows} rows written to {output}")
         return
     for prediction in Predictor(folder)(texts):
-        _print(f"{prediction.label}\t{prediction.probability:.3f}")
+        _print(f"{shown(prediction.label, 200)}\t{prediction.probability:.3f}")
 
 
 @app.command()
@@ -254,8 +253,13 @@ def export(
 
 def main() -> None:
     """Entry point: what the user can put right is one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started this
         stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show must not end the work
+    try:
+        os.getcwd()
+    except OSError as error:
+        _say(f"error: the folder that you are in cannot be entered any more ({error.strerror}); cd to another one")
+        sys.exit(2)
     try:
         sys.exit(app(args=None if sys.argv[1:] else ["--help"], prog_name="course", standalone_mode=False))
     except typer.TyperException as error:
@@ -281,9 +285,30 @@ def _root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def _borrow_a_home() -> None:
+    """Where the home folder cannot be written to, or there is none: Jupyter would end at once."""
+    import tempfile
+
+    from course_lib.cache import cache_folder
+
+    home = os.path.expanduser("~")
+    if os.access(home, os.W_OK):
+        return
+    os.environ["COURSE_CACHE"] = str(cache_folder())  # the notebooks find the model where it is
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="course-home-")
+    _say(f"home folder {home} cannot be written to; settings and progress go to {os.environ['HOME']} for now")
+
+
 def _say(line: str) -> None:
+    line = shown(line, 3_000)
     print(line, file=sys.stderr, flush=True)
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again when it ends
+        if isinstance(error, BrokenPipeError):  # whoever reads has had enough, as in `course predict … | head -1`
+            sys.exit(1)
+        raise CourseError(f"standard output cannot be written to ({error.strerror})") from None

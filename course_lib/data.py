@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from course_lib import CourseError
+from course_lib import CourseError, one_line
 
 TICKETS = Path(__file__).parent / "data" / "tickets.csv"
 TICKETS_NAME = "tickets"  # said in place of a file's name: the course's own data, with its own split
@@ -183,6 +184,8 @@ def _read_jsonl(path: Path, content: str, columns: list[str]) -> tuple[list[int]
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, bool | list | dict):
                 raise CourseError(f"{path}: line {line}: {column!r} is {json.dumps(value)}, not a text")
+            if "\0" in str(value):
+                raise CourseError(f"{path}: line {line}: {column!r} holds a NUL character")
             if HALF_A_CHARACTER.search(str(value)):
                 raise CourseError(f"{path}: line {line}: {column!r} holds half a character (\\ud800 to \\udfff)")
         lines.append(line)
@@ -205,7 +208,9 @@ def split_off(table: Table, fraction: float = 0.15, seed: int = 0) -> tuple[Tabl
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = [" ".join(re.findall(r"\w+", text.lower())) or text for text in table.texts]
+    words = [" ".join(re.findall(r"\w+", text.lower())) or text for text in table.texts]
+    # As numbers: an array of texts gives every row the room of the longest, 4 MB a row beside one text of 1 MB.
+    groups, labels = _numbered(words), _numbered(table.labels)
     folds = round(1 / fraction)
     if len(set(groups)) < 2 * folds:
         raise CourseError(
@@ -215,15 +220,21 @@ def split_off(table: Table, fraction: float = 0.15, seed: int = 0) -> tuple[Tabl
         warnings.filterwarnings("ignore", message="The least populated class")
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         try:
-            rest, held_out = next(splitter.split(table.texts, table.labels, groups))
+            rest, held_out = next(splitter.split(table.texts, labels, groups))
         except ValueError as error:
             raise CourseError(f"{table.source}: cannot hold rows out for validation ({error})") from None
-    trained = {table.labels[i] for i in rest}
-    back = {groups[i] for i in held_out if table.labels[i] not in trained}
+    trained = {labels[i] for i in rest}
+    back = {groups[i] for i in held_out if labels[i] not in trained}
     held_out = {i for i in held_out if groups[i] not in back}
     if not held_out:
         raise CourseError(f"{table.source}: cannot hold rows out for validation: too few rows a class")
     return table[[i for i in range(len(table)) if i not in held_out]], table[sorted(held_out)]
+
+
+def _numbered(texts: Sequence[str]) -> list[int]:
+    """Each text's place among the different ones, sorted."""
+    place = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return [place[text] for text in texts]
 
 
 def class_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
@@ -235,8 +246,12 @@ def class_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
     return np.array([place[label] for label in table.labels], np.int32)
 
 
-def load_tokenizer(folder: str | Path):
-    """The tokenizer in a model's folder, as transformers' AutoTokenizer opens it. CourseError where there is none."""
+def load_tokenizer(folder: str | Path, vocab_size: int | None = None):
+    """The tokenizer in a model's folder, as transformers' AutoTokenizer opens it.
+
+    Raises CourseError where there is none, where it is damaged, and where it has more tokens than the model's
+    `vocab_size`: JAX would answer NaN for those beyond.
+    """
     import os
 
     files = ("tokenizer.json", "vocab.txt")
@@ -247,10 +262,24 @@ def load_tokenizer(folder: str | Path):
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(Path(folder), local_files_only=True)
+        # trust_remote_code: None, the default, asks at the terminal whether to run a program out of the folder
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder), local_files_only=True, trust_remote_code=False)
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is not one of the package tokenizers")
+        longest = tokenizer.model_max_length
+        if not 3 <= longest < math.inf:  # [CLS], a token, [SEP]
+            raise ValueError(f"model_max_length is {longest}")
+        tokenizer.model_max_length = int(longest)
+        tokenizer("ꙮ")  # a word that no vocabulary has: for one without [UNK] it shows only now
     except Exception as error:  # for a damaged file it raises OSError, ValueError, KeyError or a plain Exception
-        why = str(error).partition("\n")[0]
-        raise CourseError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {why})") from None
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise CourseError(f"{folder}: its tokenizer cannot be read ({why}); fetch or save it again") from None
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if vocab_size is not None and needed > vocab_size:
+        raise CourseError(
+            f"{folder}: the tokenizer has {needed:,} tokens and the model {vocab_size:,}; save both again"
+        )
+    return tokenizer
 
 
 def tokenize(tokenizer, texts: Sequence[str], max_length: int, labels: np.ndarray | None = None) -> Examples:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from course_lib import pretrained
+from course_lib import CourseError, pretrained
 from course_lib.cache import cache_folder
 
 
@@ -30,6 +30,8 @@ def run_checks(root: Path) -> Iterable[Check]:
     for name, check in CHECKS.items():
         try:
             finding = check(root)
+        except CourseError as error:  # there is no folder for the cache
+            finding = False, str(error).partition(";")[0], "export COURSE_CACHE=/a/folder/of/yours"
         except Exception as error:  # a broken import, above all
             finding = False, f"could not check: {type(error).__name__}: {_last_line(str(error))}", _repair(root)
         yield Check(name, *finding)
@@ -88,8 +90,9 @@ def probe_devices() -> None:
 
 def _gpu_advice(root: Path) -> str:
     if not any(any(metadata.distributions(name=f"jax-cuda{version}-plugin")) for version in (12, 13)):
-        clone = (root / "pyproject.toml").is_file()
-        return _install("-e", f"{_short(root)}[cuda]") if clone else _install("jax[cuda12]")
+        lock = root / "requirements-cuda12.lock"
+        hashed = ("--require-hashes", "--no-deps", "-r", _short(lock))
+        return _install(*hashed if lock.is_file() else ["jax[cuda12]"])
     see = f"see why: JAX_PLATFORMS=cuda {_program('python')} -c 'import jax; jax.devices()'"
     return next((f"unset {name}" for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES") if name in os.environ), see)
 
@@ -144,7 +147,7 @@ def check_model(root: Path) -> tuple[bool, str, str]:
         folder, wrong = pretrained.inspect_cache()
         return wrong is None, f"{name}: {wrong or 'verified'} ({folder})", advice
     kept = pretrained.HUB_ID.fullmatch(name) and try_to_load_from_cache(name, "config.json")
-    here = isinstance(kept, str) or (Path(name).expanduser() / "config.json").is_file()
+    here = isinstance(kept, str) or Path(os.path.expanduser(name), "config.json").is_file()
     return here, f"COURSE_MODEL={name}: {'here; no hash of it is known' if here else 'not here'}", advice
 
 

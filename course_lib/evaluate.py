@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_lib import CourseError
+from course_lib import CourseError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,8 @@ class Evaluation:
         return table.map(lambda value: round(value, 3))  # rounds as str() does; DataFrame.round makes 0.7125 0.712
 
     def __str__(self) -> str:
-        width = max(len("class"), *(len(score.label) for score in self.per_class))
+        labels = [shown(score.label, 40) for score in self.per_class]
+        width = max(len("class"), *map(len, labels))
         lines = [
             f"{'examples':<10}{self.n:>6}",
             f"{'accuracy':<10}{self.accuracy:>6.3f}   95 % interval {self.accuracy_interval}",
@@ -81,8 +82,8 @@ class Evaluation:
             "",
             f"{'class':<{width}}  precision  recall     F1  support",
         ]
-        for s in self.per_class:
-            lines.append(f"{s.label:<{width}}  {s.precision:>9.3f}  {s.recall:>6.3f}  {s.f1:>5.3f}  {s.support:>7}")
+        for label, s in zip(labels, self.per_class, strict=True):
+            lines.append(f"{label:<{width}}  {s.precision:>9.3f}  {s.recall:>6.3f}  {s.f1:>5.3f}  {s.support:>7}")
         return "\n".join(lines)
 
 

@@ -23,9 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import export as jax_export
+from safetensors import SafetensorError
 from safetensors.flax import save_file
 
 from course_lib import CourseError
+from course_lib.files import move_into
 from course_lib.predict import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -118,8 +120,7 @@ def export(folder: str | Path, out: str | Path, storage: str = "float32") -> Pat
             (half / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
             (half / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
             (half / "predict.py").write_bytes(SCRIPT.read_bytes())
-            for path in half.iterdir():
-                path.replace(out / path.name)
-    except OSError as error:
-        raise CourseError(f"{out}: could not be written ({error.strerror})") from error
+            move_into(out, half, first="weights.safetensors", last="about.json")
+    except (OSError, SafetensorError) as error:  # of a full disk, safetensors says SafetensorError
+        raise CourseError(f"{out}: could not be written ({getattr(error, 'strerror', None) or error})") from error
     return out

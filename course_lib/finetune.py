@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -25,9 +24,10 @@ from course_lib.data import (
     split_off,
     tokenize,
 )
-from course_lib.files import write_text
+from course_lib.files import write_json
 
 CHECKPOINTS = "checkpoints"
+LOCK = ".finetune.lock"  # in `out`, while a run works there
 
 
 def tickets_router() -> Path:
@@ -48,7 +48,13 @@ def tickets_router() -> Path:
     versions = [jax.__version__, flax.__version__, optax.__version__, str(fetch())]
     made_from = hashlib.sha256(repr([versions, *(path.read_bytes() for path in sources)]).encode())
     final = cache_folder() / "routers" / made_from.hexdigest()[:16]
-    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"{final.parent}: the course's router cannot be kept there ({error.strerror}); set COURSE_CACHE to a "
+            "folder that can be written to"
+        ) from error
     with filelock.FileLock(final.with_suffix(".lock")):
         if not final.is_dir():
             half = final.with_suffix(".half")  # renamed once it is complete, so an interrupted one never counts
@@ -122,7 +128,7 @@ def finetune(
     max_length = min(128, longest) if max_length is None else max_length
     if not 3 <= max_length <= longest:  # [CLS], a token, [SEP]
         raise CourseError(f"--max-length {max_length}: this model takes 3 to {longest} tokens")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, shape.vocab_size)
     train, held_out = (
         tokenize(tokenizer, table.texts, max_length, labels) for table, labels in zip(tables, indices, strict=True)
     )
@@ -138,7 +144,7 @@ def finetune(
 
     name = str(model or default_model())
     about = {"model": name, "weights": _digest(folder), "dtype": dtype, "classes": list(classes)}
-    with _place_for_checkpoints(out, resume) if first else contextlib.nullcontext():
+    with _place_for_run(out, overwrite, resume) if first else contextlib.nullcontext():
         sync_global_devices("the folder is ready")  # with one process, nothing
         started = time.perf_counter()
         network = load_pretrained(folder, labels=classes, dtype=dtype, seed=config.seed)
@@ -154,23 +160,23 @@ def finetune(
                 f"another process of this run is gone ({one_line(error)}); start them again with --resume, on as many "
                 "devices as there are: it goes on after the last saved epoch"
             ) from error
-    predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
-    scores = evaluate(held_out.labels, predicted, classes)
-    metrics = {
-        "model": name,
-        "data": {"train": train_table.source, "validation": validation_table.source, "text": text, "label": label},
-        "examples": {"train": len(train), "validation": len(held_out)},
-        "settings": {**dataclasses.asdict(config), "max_length": max_length, "dtype": dtype},
-        "devices": {"count": mesh.size, "kind": mesh.devices.flat[0].device_kind, "processes": jax.process_count()},
-        "best_epoch": best_epoch(history),
-        "history": history,
-        "validation": scores.to_dict(),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    if first:
-        save_pretrained(network, out, tokenizer)
-        write_text(out / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        predicted = predict_logits(network, held_out, config.batch_size).argmax(-1)
+        scores = evaluate(held_out.labels, predicted, classes)
+        metrics = {
+            "model": name,
+            "data": {"train": train_table.source, "validation": validation_table.source, "text": text, "label": label},
+            "examples": {"train": len(train), "validation": len(held_out)},
+            "settings": {**dataclasses.asdict(config), "max_length": max_length, "dtype": dtype},
+            "devices": {"count": mesh.size, "kind": mesh.devices.flat[0].device_kind, "processes": jax.process_count()},
+            "best_epoch": best_epoch(history),
+            "history": history,
+            "validation": scores.to_dict(),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        if first:
+            save_pretrained(network, out, tokenizer)
+            write_json(out / "metrics.json", metrics)
+            _remove_checkpoints(out)
     return metrics
 
 
@@ -187,7 +193,7 @@ def _check_out(out: Path, overwrite: bool, resume: bool) -> None:
             raise CourseError(f"--resume: {out} holds no interrupted run; leave --resume out to start one")
     elif os.path.isdir(out) and not overwrite:
         try:
-            empty = not any(out.iterdir())
+            empty = all(path.name == LOCK for path in out.iterdir())
         except OSError as error:
             raise CourseError(f"--out {out}: cannot be read ({error.strerror}); choose another folder") from None
         if not empty:
@@ -196,22 +202,52 @@ def _check_out(out: Path, overwrite: bool, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _place_for_checkpoints(out: Path, resume: bool) -> Iterator[None]:
-    """Make the folder before the work begins, so that a bad --out is said now; what is empty at the end goes again."""
+def _place_for_run(out: Path, overwrite: bool, resume: bool) -> Iterator[None]:
+    """Make the folder before the work begins, so that a bad --out is said now, and keep other runs out of it.
+
+    What is empty at the end goes again.
+    """
+    import filelock
+
     folder = out / CHECKPOINTS
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    lock = filelock.FileLock(out / LOCK)  # the system frees it when its process dies
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise CourseError(f"--out {out}: another run is at work there; choose another folder, or wait") from None
         except OSError as error:
             raise CourseError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
-        yield
+        try:
+            _check_out(out, overwrite, resume)  # again: since it was looked at, another run may have come and gone
+            for left_over in out.glob(".saving-*"):  # of a run that was killed
+                shutil.rmtree(left_over, ignore_errors=True)
+            if not resume:
+                _remove_checkpoints(out)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise CourseError(f"{folder}: cannot be made ({error.strerror})") from error
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # while it is held: filelock takes no lock on a file without a name
+                os.unlink(out / LOCK)
+            lock.release()
     finally:
         for path in made:  # innermost first; what is not empty stays
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _remove_checkpoints(out: Path) -> None:
+    """Under another name: killed while it deletes, it must not leave half a run that looks as if it could go on."""
+    gone = out / f".{CHECKPOINTS}-gone"
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.replace(out / CHECKPOINTS, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _digest(folder: Path) -> str:

@@ -1,16 +1,15 @@
 """Many learners' exercise notebooks, judged by the course's own checks, as one table.
 
-Each notebook runs in a process group of its own (`grade_one`), as a copy in a temporary folder, without the network and
-within limits of time and memory. A cell, or a check of an answer, that loops for ever, crashes or takes too much memory
-costs its exercise only: the group is ended and started again without it. Nothing that a learner's notebook shows is
-believed. What runs has the rights of whoever grades: the work of strangers belongs in a container.
+Each notebook runs in a process group of its own (`grade_one`), as a copy in a temporary folder that is its home,
+without the network, behind a fence (`fence`) where the system has one, and within limits of time, memory, disk and
+processes. A cell, or a check of an answer, that loops for ever, crashes or takes too much costs its exercise only: all
+that it has started is ended, and the notebook is started again without it. Nothing that a learner's notebook shows is
+believed. The README says what this does not cover.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 import shutil
@@ -28,12 +27,22 @@ from pathlib import Path
 
 import psutil
 
-from course_lib import CourseError
-from course_lib.files import write_text
+from course_lib import CourseError, fence
+from course_lib.cache import cache_folder
+from course_lib.files import write_csv
 from course_lib.notebook_build import kernel_env
 
 NOTEBOOK_FACTOR = 10  # a notebook may take this many times what one cell may, starting again included
 STATUSES = ("passed", "not yet", "not attempted", "error")
+DISK = 2**30  # bytes that a notebook may keep on disk, in all and in one file
+PROCESSES = 200  # at once. RLIMIT_NPROC counts all that the user runs, in other containers too, and stops the wrong one
+JOURNAL = 2**20  # bytes; an honest one takes a few thousand
+LINES = {"step": 2, "verdict": 4, "end": 1, "guilty": 2}  # of the journal: first word → words
+
+# What a notebook gets to know of the environment, beside what `kernel_env` sets: no keys, no tokens.
+KEPT_VARIABLES = {"COMSPEC", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
+                  "NUMBER_OF_PROCESSORS", "PATH", "PATHEXT", "SYSTEMDRIVE", "SYSTEMROOT", "TZ", "WINDIR"}  # fmt: skip
+SET_VARIABLES = {"COURSE_PROGRESS", "JAX_PLATFORMS", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL", "TQDM_DISABLE"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,9 @@ def grade(
     if not lessons:
         raise CourseError(f"{', '.join(map(str, folders))}: no notebook such as 01_losses_exercises.ipynb")
 
-    guard = _Guard(kernel_env(root), seconds, memory)
+    if not fence.version():
+        report("note: here, notebooks can read what you can read (there is no Landlock); see the README")
+    guard = _Guard(_environment(root), seconds, memory)
     names = Counter(folder.name for folder in folders)
     rows: list[Row] = []
     pool = ThreadPoolExecutor(jobs or max(1, (os.cpu_count() or 2) // 2))
@@ -109,25 +120,30 @@ def grade(
         guard.stop.set()
         pool.shutdown(cancel_futures=True)
 
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(column.name for column in fields(Row))
-    writer.writerows([_cell(value) for value in astuple(row)] for row in rows)
-    write_text(out, table.getvalue())
+    header = [column.name for column in fields(Row)]
+    write_csv(out, [header, *([_cell(value) for value in astuple(row)] for row in rows)])
     return rows
 
 
 def _find(folder: Path, stem: str) -> list[Path]:
-    """The learner's copies of a notebook. One of exactly that name goes before `… (1).ipynb` and `…-Copy1.ipynb`."""
+    """The learner's copies of a notebook. One of exactly that name goes before `… (1).ipynb` and `…-Copy1.ipynb`.
+
+    What is a link to a place outside the folder is somebody else's, or nobody's.
+    """
     copies = [*folder.glob(f"{stem}*.ipynb"), *folder.glob(f"[!.]*/{stem}*.ipynb")]
-    copies = sorted(path for path in copies if path.is_file())
+    copies = sorted(path for path in copies if path.is_file() and path.resolve().is_relative_to(folder))
     return [path for path in copies if path.stem == stem] or copies
 
 
 def _cell(text: str) -> str:
-    """One line of at most 300 characters that a spreadsheet takes for text, not for a formula."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:300]
-    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+    """One line of at most 300 characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:300]
+
+
+def _environment(root: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.upper() in KEPT_VARIABLES}
+    made = {name: value for name, value in kernel_env(root).items() if name in SET_VARIABLES}
+    return kept | made | {"COURSE_CACHE": str(cache_folder())}
 
 
 @dataclass
@@ -177,7 +193,7 @@ class _Guard:
         with tempfile.TemporaryDirectory(prefix="course-grade-", ignore_cleanup_errors=True) as folder:
             try:
                 lines, why = self.start(Path(folder), notebook, job, deadline)
-            except (OSError, ValueError) as error:  # it cannot be read, or has damaged its journal
+            except (OSError, ValueError, RecursionError) as error:  # it cannot be read, or has damaged its journal
                 return [], f"could not be run ({error})"
         last = lines[-1] if lines else [""]
         if last[0] in ("end", "guilty"):
@@ -185,40 +201,53 @@ class _Guard:
         return lines, why
 
     def start(self, folder: Path, notebook: Path, job: dict, deadline: float) -> tuple[list[list[str]], str]:
-        copy, journal = folder / "work" / notebook.name, folder / "journal"
+        copy = folder / "work" / notebook.name
         copy.parent.mkdir()
-        journal.touch()
+        if notebook.stat().st_size > DISK:
+            raise ValueError(f"it is larger than {DISK / 2**30:g} GiB")
         shutil.copyfile(notebook, copy)
         cpu_seconds = int(NOTEBOOK_FACTOR * self.seconds) * (os.cpu_count() or 1)  # never before the clock
-        job |= {"notebook": str(copy), "journal": str(journal), "memory": self.memory, "cpu_seconds": cpu_seconds}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "course_lib.grade_one", json.dumps(job)],
-            cwd=copy.parent,
-            env=self.env | {"IPYTHONDIR": str(folder), "MPLBACKEND": "agg"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            why = self.watch(process, journal, deadline)
-        finally:
-            _kill(process)
-        lines = journal.read_text("utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")], why
+        limits = {"memory": self.memory, "cpu_seconds": cpu_seconds, "disk": DISK}
+        job |= {"notebook": str(copy), "home": str(folder), "limits": limits}
+        own = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "IPYTHONDIR"), str(folder))
+        # Programs that JAX keeps are run by whoever finds them: the notebook's do not go where those of others are.
+        own |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "MPLBACKEND": "agg"}
+        with tempfile.TemporaryFile() as journal:  # without a name, under which something else could be put
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "course_lib.grade_one", json.dumps(job)],
+                cwd=copy.parent,
+                env=self.env | own,
+                stdin=subprocess.DEVNULL,
+                stdout=journal,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            try:
+                why = self.watch(process, journal.fileno(), folder, deadline)
+            finally:
+                _kill(process)
+            journal.seek(0)
+            return _lines(journal.read(JOURNAL)), why
 
-    def watch(self, process: subprocess.Popen, journal: Path, deadline: float) -> str:
+    def watch(self, process: subprocess.Popen, journal: int, folder: Path, deadline: float) -> str:
         """Waits until the process ends, or must be ended; says why."""
-        size, since = 0, time.monotonic()
+        size, since, looked = 0, time.monotonic(), 0.0
         while process.poll() is None:
             time.sleep(0.1)
-            if journal.stat().st_size != size:
-                size, since = journal.stat().st_size, time.monotonic()
+            if os.fstat(journal).st_size != size:
+                size, since = os.fstat(journal).st_size, time.monotonic()
             # before the first line it imports, which on a busy machine takes longer than most cells
             if time.monotonic() > (min(since + self.seconds, deadline) if size else deadline):
                 return f"ran longer than {time.monotonic() - since:.0f} s"
-            if sum(map(_resident, _family(process.pid))) > self.memory * 2**30:
+            family = _family(process.pid)
+            if len(family) > PROCESSES:
+                return f"started more than {PROCESSES} processes"
+            if sum(map(_resident, family)) > self.memory * 2**30:
                 return f"took more than {self.memory:g} GiB of memory"
+            if time.monotonic() > looked + 1:
+                looked = time.monotonic()
+                if _disk(folder) > DISK:
+                    return f"wrote more than {DISK / 2**30:g} GiB to disk"
             if self.stop.is_set():
                 return "was interrupted"
         code = process.returncode
@@ -238,9 +267,36 @@ def _resident(process: psutil.Process) -> int:
     return 0
 
 
+def _disk(folder: Path) -> int:
+    """Bytes on disk under the folder; an entry counts as a block at least, so that the number of files is limited."""
+    total = 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                about = os.lstat(os.path.join(place, name))
+                total += max(4096, getattr(about, "st_blocks", 0) * 512 or about.st_size)
+        if total > DISK:
+            break
+    return total
+
+
+def _lines(journal: bytes) -> list[list[str]]:
+    """The whole lines of the journal. Raises ValueError where a line is none of those that `grade_one` writes."""
+    lines = [json.loads(line) for line in journal.decode().splitlines(keepends=True) if line.endswith("\n")]
+    for line in lines:
+        known = isinstance(line, list) and all(isinstance(word, str) for word in line) and line
+        if not known or LINES.get(line[0]) != len(line) or (line[0] == "verdict" and line[2] not in STATUSES):
+            raise ValueError("its journal is damaged")
+    return lines
+
+
 def _kill(process: subprocess.Popen) -> None:
-    """The process, those it has started, and what else is left of its group."""
-    for member in _family(process.pid) if process.poll() is None else []:
+    """The process and all that it has started: `grade_one` sees to that when it is asked to end."""
+    family = _family(process.pid) if process.poll() is None else []
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(10)
+    for member in family:
         with contextlib.suppress(psutil.Error):
             member.kill()
     if hasattr(os, "killpg"):

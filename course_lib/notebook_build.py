@@ -118,6 +118,8 @@ def kernel_env(root: Path) -> dict[str, str]:
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA's log lines carry the time and the thread
     env["TQDM_DISABLE"] = "1"  # progress bars show seconds
     env["COURSE_PROGRESS"] = "off"  # what a build or a test passes is not the learner's progress
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # matplotlib would say in each notebook that it keeps no files
+        env.setdefault("MPLCONFIGDIR", str(Path(_ipython_folder().name, "matplotlib")))
     return env
 
 
@@ -316,7 +318,8 @@ def _keep_out_machine_paths(root: Path, cell: NotebookNode, where: str) -> None:
 
     In tracebacks, which are not compared and name many files, the folders are cut off.
     """
-    folders = [folder for folder in (sys.prefix, str(root), str(Path.home())) if folder != os.sep]
+    folders = [sys.prefix, str(root), os.path.expanduser("~")]  # which stays `~` where there is no home
+    folders = [folder for folder in folders if os.path.isabs(folder) and folder != os.sep]
     for output in cell.outputs:
         compared = [output.get("text", ""), output.get("evalue", "")]
         compared += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]

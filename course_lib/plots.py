@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from course_lib import shown
+
 if TYPE_CHECKING:
     from course_lib.evaluate import Evaluation
 
@@ -64,8 +66,8 @@ def confusion(ax: Axes, evaluation: Evaluation, *, title: str = "") -> Axes:
     colour is recall.
     """
     counts = evaluation.confusion  # int [K true, K predicted]
-    labels = [score.label for score in evaluation.per_class]
-    rows = [f"{score.label} ({score.support})" for score in evaluation.per_class]
+    labels = [_tick(score.label) for score in evaluation.per_class]
+    rows = [f"{label} ({score.support})" for label, score in zip(labels, evaluation.per_class, strict=True)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -139,6 +141,11 @@ def lengths(ax: Axes, token_counts: Sequence[int], buckets: Sequence[int], *, ti
     cut = np.sum(token_counts > last)
     finish(ax, title or f"Cut at {last} tokens: {cut} of {len(token_counts)} texts", "length (tokens)", "texts")
     return ax
+
+
+def _tick(label: str) -> str:
+    """A label as it is: what stands between two $ Matplotlib would set as a formula, or refuse as a wrong one."""
+    return shown(label, 40).replace("$", r"\$")
 
 
 def finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:

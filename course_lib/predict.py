@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ from course_lib.data import (
     tokenize,
 )
 from course_lib.evaluate import Evaluation, evaluate
-from course_lib.files import check_target, write_text
+from course_lib.files import check_target, write_csv, write_text
 
 
 def buckets_for(model: nnx.Module, examples: Examples) -> tuple[int, ...]:
@@ -102,8 +100,9 @@ class Predictor:
     def __init__(self, folder: str | Path, batch_size: int = 32):
         """Load from a folder in Hugging Face layout. CourseError where it holds no fine-tuned classifier."""
         enable_compile_cache()
+        self.folder = Path(folder)
         self.model = load_pretrained(folder)
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, self.model.config.vocab_size)
         self.labels = self.model.config.labels
         self.batch_size = batch_size
         longest = self.model.config.max_position_embeddings
@@ -111,9 +110,12 @@ class Predictor:
         self.buckets = (*(length for length in self.BUCKETS if length < longest), longest)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, classes]."""
+        """float32 [n, classes]. CourseError where the model's weights are so large that there is no number."""
         examples = tokenize(self.tokenizer, texts, self.max_length)
-        return predict_logits(self.model, examples, self.batch_size, self.buckets)
+        logits = predict_logits(self.model, examples, self.batch_size, self.buckets)
+        if not np.isfinite(logits).all():
+            raise CourseError(f"{self.folder}: this model answers with NaN or infinity; fine-tune it again")
+        return logits
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction a text."""
@@ -135,7 +137,8 @@ def evaluate_folder(folder: str | Path, data: str, text: str, label: str) -> Eva
 def predict_file(folder: str | Path, source: Path, target: Path, text: str) -> int:
     """Label the column `text` of `source`; write text, label and probability to `target`, in order → rows written.
 
-    `target` ends in .csv, .tsv or .jsonl and is another file. Raises CourseError; nothing is written then.
+    `target` ends in .csv, .tsv or .jsonl and is another file. Raises CourseError; nothing is written then. Only .jsonl
+    holds every text exactly: see `write_csv`.
     """
     if target.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise CourseError(f"{target}: the name must end in .csv, .tsv or .jsonl")
@@ -148,13 +151,9 @@ def predict_file(folder: str | Path, source: Path, target: Path, text: str) -> i
         {"text": row, "label": prediction.label, "probability": round(prediction.probability, 6)}
         for row, prediction in zip(table.texts, predictions, strict=True)
     ]
-    buffer = io.StringIO()
     if target.suffix.lower() == ".jsonl":
-        buffer.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     else:
         delimiter = "\t" if target.suffix.lower() == ".tsv" else ","
-        writer = csv.DictWriter(buffer, list(rows[0]), delimiter=delimiter, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(target, buffer.getvalue())
+        write_csv(target, [list(rows[0]), *(list(row.values()) for row in rows)], delimiter)
     return len(rows)

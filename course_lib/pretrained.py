@@ -195,6 +195,9 @@ def fetch_pinned(model: PinnedModel, root: Path, report: Report = _to_stderr) ->
                 report(f"{final}: damaged ({difference}); fetching it again")
             for left_over in final.parent.glob(f".{final.name}-*"):  # of a process that was killed: none is running
                 shutil.rmtree(left_over, ignore_errors=True)
+            needed, free = 2 * model.megabytes, shutil.disk_usage(final.parent).free / 1e6  # the archive and the files
+            if free < needed:
+                raise OSError(f"fetching it takes {needed} MB, {free:.0f} MB are free")
             return _fetch_from_sources(model, final, report)
     except OSError as error:
         what = f"{final}: cannot keep the model there ({one_line(error)})"
@@ -311,7 +314,10 @@ def _pip_reason(stderr: str) -> str:
     if "No module named pip" in stderr:
         return "this Python has no pip; `python -m ensurepip` adds it"
     lines = stderr.strip().splitlines() or ["it did not say why"]
-    reason = ([line for line in lines if line.startswith("ERROR: ")] or lines)[-1].removeprefix("ERROR: ")[:200]
+    errors = [
+        line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+    ]  # a traceback's head
+    reason = (errors or lines)[-1].removeprefix("ERROR: ")[:200]
     return f"no connection to the package index; {reason}" if "connection broken" in stderr else reason
 
 

@@ -79,9 +79,6 @@ class RunState:
                 f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings, or --overwrite"
             )
 
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _manager(self):
         options = self._ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
         return self._ocp.CheckpointManager(self.folder, options=options)

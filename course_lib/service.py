@@ -114,9 +114,9 @@ class Service:
         if not abs(row.sum() - 1) < 1e-3:  # nor where it is NaN
             raise CourseError(f"{folder}: this model answers with {row[0]}, not with probabilities; fine-tune it again")
         try:
-            "".join(model.labels).encode()
-        except UnicodeEncodeError as error:  # half a character, such as \ud800
-            raise CourseError(f"{folder}: a label in its config.json cannot be sent as text in UTF-8") from error
+            model.name.encode()
+        except UnicodeEncodeError as error:  # made on a system that is not set to UTF-8
+            raise CourseError(f"{folder}: this name cannot be sent as text in UTF-8; rename the folder") from error
         return model
 
     def _run(self, group: tuple[ServedModel, int], texts: list[list[int]]) -> np.ndarray:
@@ -125,9 +125,15 @@ class Service:
         return model.run(length, texts)
 
     async def probabilities(self, model: ServedModel, texts: Sequence[str]) -> np.ndarray:
-        """float32 [texts, classes]. Raises QueueFull, and TimeoutError when its turn does not come in time."""
+        """float32 [texts, classes]. Raises QueueFull, and TimeoutError when its turn does not come in time.
+
+        Raises CourseError where one is no number: weights may be so large that it shows with some texts only.
+        """
         jobs = [((model, model.padded_length(ids)), ids) for ids in model.encode(texts)]
-        return np.stack(await self.batcher.submit(jobs))
+        rows = np.stack(await self.batcher.submit(jobs))
+        if not np.isfinite(rows).all():
+            raise CourseError(f"{model.name} answers this text with no number; fine-tune it again")
+        return rows
 
     async def predict(self, texts: Sequence[str]) -> tuple[ServedModel, list[Answer]]:
         """The model that answered, and its answers in order."""

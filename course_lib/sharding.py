@@ -70,7 +70,8 @@ def _why_no_cluster(error: Exception) -> str:
     if "coordinator_address" not in str(error):
         return one_line(error)
     if "KUBERNETES_SERVICE_HOST" in os.environ and importlib.util.find_spec("kubernetes") is None:
-        return "on Kubernetes this needs the package kubernetes: .venv/bin/uv pip install -e '.[k8s]'"
+        install = ".venv/bin/uv pip install --require-hashes --no-deps -r requirements-k8s.lock"
+        return f"on Kubernetes this needs the package kubernetes: {install}"
     return "this is neither Slurm nor Kubernetes nor a Cloud TPU; give --coordinator, --processes, --process-id"
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -572,6 +573,12 @@ def test_a_config_without_model_type_is_refused_and_one_without_sizes_is_bert_ba
     assert "model_type is None" in refusal(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert", "id2label": null}', "utf-8")
     assert read_config(tmp_path) == (BertConfig.bert_base(), ())
+
+
+def test_layers_that_the_file_does_not_hold_are_found_at_once(tmp_path):
+    started = time.process_time()
+    assert "missing: encoder.layer.2.attention" in refusal(write(tmp_path, config=CONFIG | {"num_hidden_layers": 1000}))
+    assert time.process_time() - started < 10  # laid out with all of them, minutes
 
 
 # Saving

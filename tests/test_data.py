@@ -141,6 +141,7 @@ BAD = {  # what is wrong: (file name, content, what the error says after the fil
     "an object for a text": ("a.jsonl", b'{"text": {}, "label": "a"}', "line 1: 'text' is {}, not a text"),
     "true for a label": ("a.jsonl", b'{"text": "hi", "label": true}', "line 1: 'label' is true, not a text"),
     "key missing later": ("a.jsonl", b'{"text": 1, "label": 2}\n{"text": 3}', "line 2: no column 'label'; there"),
+    "NUL as an escape": ("a.jsonl", b'{"text": "so \\u0000", "label": "a"}', "line 1: 'text' holds a NUL character"),
     "half a character": ("a.jsonl", b'{"text": "so \\ud83d", "label": "a"}', "line 1: 'text' holds half a character"),
 }  # fmt: skip
 

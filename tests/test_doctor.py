@@ -152,8 +152,10 @@ def test_advice_installs_into_this_environment_from_wherever_it_is_typed(tmp_pat
     put_program(tmp_path / ".venv" / "bin", "uv", "")
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(executable=str(tmp_path / ".venv" / "bin" / "python")))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pyproject.toml").touch()
-    assert doctor._gpu_advice(tmp_path) == ".venv/bin/uv pip install -e '.[cuda]' --python .venv/bin/python"
+    (tmp_path / "requirements-cuda12.lock").touch()
+    assert doctor._gpu_advice(tmp_path) == (
+        ".venv/bin/uv pip install --require-hashes --no-deps -r requirements-cuda12.lock --python .venv/bin/python"
+    )
     monkeypatch.chdir(tmp_path / ".venv")
     assert failed(doctor.check_versions(tmp_path))[1] == (
         f"bin/uv pip install --require-hashes -r {tmp_path}/requirements.lock --python bin/python"
@@ -197,7 +199,7 @@ def test_a_gpu_that_jax_does_not_see_is_a_failure_and_one_that_it_sees_is_not(tm
     monkeypatch.chdir(ROOT)
     found, advice = failed(doctor.check_device(ROOT))
     assert found == "2 x Pretender 3000; not seen by JAX: GPU 0: NVIDIA T4"
-    assert "pip install -e '.[cuda]'" in advice
+    assert "pip install --require-hashes --no-deps -r requirements-cuda12.lock" in advice
 
     plugin = tmp_path / "fake" / "jax_cuda12_plugin-1.0.dist-info"  # installed, so that something else is wrong
     plugin.mkdir()

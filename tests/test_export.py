@@ -1,6 +1,7 @@
 """The exported model: it runs without the course, and says the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -64,6 +65,16 @@ def test_the_script_runs_without_the_course_and_says_the_same(exported, probabil
     assert [label for label, _ in rows] == [("delivery", "refund", "product")[i] for i in probabilities.argmax(-1)]
     tolerance = 2e-6 if storage == "float32" else 0.02
     np.testing.assert_allclose([float(p) for _, p in rows], probabilities.max(-1), atol=tolerance)
+
+
+def test_no_label_drives_the_terminal_that_the_script_prints_on(exported, tmp_path):
+    shutil.copytree(exported["float32"], tmp_path / "exported")
+    about = json.loads((tmp_path / "exported" / "about.json").read_text("utf-8"))
+    about |= {"labels": ["\x1b[2Jü", "\u202eü", "ü\nü"]}
+    (tmp_path / "exported" / "about.json").write_text(json.dumps(about), "utf-8")
+    command = [sys.executable, str(tmp_path / "exported" / "predict.py"), *TEXTS]
+    lines = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
+    assert {line.split("\t")[0] for line in lines} <= {"\\x1b[2Jü", "\\u202eü", "ü\\nü"} and len(lines) == len(TEXTS)
 
 
 def test_the_script_without_texts_says_in_one_line_how_it_is_used():

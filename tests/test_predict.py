@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from course_lib import CourseError
-from course_lib.bert import BertModel
+from course_lib.bert import BertConfig, BertForSequenceClassification, BertModel
 from course_lib.cache import compiled
 from course_lib.checkpoint import load_pretrained, save_pretrained
 from course_lib.data import Examples, tokenize
@@ -117,6 +117,22 @@ def test_a_folder_that_names_labels_and_has_no_classifier_is_refused(tiny_folder
 def test_a_text_that_is_no_unicode_is_refused(folder):
     with pytest.raises(CourseError, match=r"text 'caf\\udce9' is not UTF-8"):  # typed as Latin-1: caf\xe9
         Predictor(folder)(["tea", "caf\udce9"])
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, tokenizer):
+    config = BertConfig.tiny(vocab_size=1000, labels=LABELS)
+    model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    save_pretrained(model, tmp_path, tokenizer)
+    with pytest.raises(CourseError, match="the tokenizer has 30,522 tokens and the model 1,000; save both again"):
+        Predictor(tmp_path)  # it would answer NaN for the tokens beyond, and the first label
+
+
+def test_a_model_that_answers_with_no_number_is_refused(folder, tmp_path, tokenizer):
+    model = load_pretrained(folder)
+    model.classifier.kernel[...] = np.full_like(model.classifier.kernel[...], 3e38)
+    save_pretrained(model, tmp_path, tokenizer)
+    with pytest.raises(CourseError, match="this model answers with NaN or infinity; fine-tune it again"):
+        Predictor(tmp_path)(["where is it"])
 
 
 @pytest.mark.parametrize("how", ["the same name", "another name"])

@@ -12,6 +12,7 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -368,6 +369,22 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(CourseError, match="COURSE_CACHE"):
         fetch_pinned(tiny_model("t/unwritable"), tmp_path / "cache")
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1e6))
+    said = "fetching it takes 2 MB, 1 MB are free.*make room for it, or set COURSE_CACHE"
+    with pytest.raises(CourseError, match=said):
+        fetch_pinned(tiny_model("t/no-room"), tmp_path / "cache", pytest.fail)
+    assert not hub.asked
+
+
+def test_pips_reason_is_the_last_line_of_its_traceback():
+    traceback = (
+        "ERROR: Exception:\nTraceback (most recent call last):\n  x\nOSError: [Errno 28] No space left on device\n"
+    )
+    assert pretrained._pip_reason(traceback) == "OSError: [Errno 28] No space left on device"
+    assert pretrained._pip_reason("ERROR: No matching\nWARNING: x\n") == "No matching"
 
 
 # --- the package is an archive and nothing else -------------------------------------------------------------------

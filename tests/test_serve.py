@@ -439,7 +439,7 @@ def test_a_model_that_cannot_answer_is_not_changed_over_to(versions, tmp_path, t
     reason = {
         "huge weights": "not with probabilities",
         "another tokenizer": "the tokenizer has 30,522 tokens and the model 1,000",
-        "half a character": "cannot be sent as text",
+        "half a character": "id2label has a label with half a character",
     }[fault]
     with running(tmp_path / "router-1", Settings(**SMALL, admin_key=ADMIN_KEY)) as url:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -447,6 +447,16 @@ def test_a_model_that_cannot_answer_is_not_changed_over_to(versions, tmp_path, t
         assert refused.status_code == 409 and reason in refused.json()["error"], refused.text
         assert "\n" not in refused.json()["error"]
         assert post(url).json()["model"] == "router-1"
+
+
+def test_an_answer_that_is_no_number_is_refused(client, monkeypatch):
+    run = ServedModel.run
+    monkeypatch.setattr(ServedModel, "run", lambda *arguments: run(*arguments) * np.nan)
+    for path in ("/predict", "/explain"):
+        answer = client.post(path, json={"text": "where is it"})
+        assert answer.status_code == 409 and "no number; fine-tune it again" in answer.json()["error"]
+    monkeypatch.undo()
+    assert works(client)
 
 
 def test_the_model_changes_and_goes_back_under_load_without_a_lost_request(versions):

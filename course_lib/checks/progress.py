@@ -20,46 +20,61 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib import CourseError
-from course_lib.files import write_text
+from course_lib import CourseError, shown
+from course_lib.files import write_json
 
 if TYPE_CHECKING:
     from course_lib.checks.core import Exercise
 
 
 def progress_file() -> Path | None:
-    """COURSE_PROGRESS where that is set (None for `off`), else a file in the system's folder for the user's data."""
+    """COURSE_PROGRESS where that is set (None for `off`), else a file in the system's folder for the user's data.
+
+    Raises CourseError where that would be in the home folder of a user who has none.
+    """
     import platformdirs
 
     chosen = os.environ.get("COURSE_PROGRESS")
-    if chosen:
-        return None if chosen == "off" else Path(chosen).expanduser().absolute()
-    return Path(platformdirs.user_data_dir("loss-to-bert")) / "progress.json"
+    if chosen == "off":
+        return None
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        return Path(platformdirs.user_data_dir("loss-to-bert")) / "progress.json"
+    except RuntimeError:
+        raise CourseError(
+            "no home folder is known for this user; set HOME, or COURSE_PROGRESS to a file that can be written to"
+        ) from None
 
 
 def load() -> dict[str, dict[str, str]]:
     """Exercise number → what is known of it. Empty where there is no file, or none that can be read."""
-    path = progress_file()
     try:
+        path = progress_file()
         entries = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):
+    except (CourseError, OSError, ValueError, RecursionError):
         return {}
     if not isinstance(entries, dict):
         return {}
-    return {number: entry for number, entry in entries.items() if isinstance(entry, dict)}
+    texts = {number: entry for number, entry in entries.items() if isinstance(entry, dict)}
+    return {number: entry for number, entry in texts.items() if all(isinstance(value, str) for value in entry.values())}
 
 
 def record(number: str, name: str, status: str, message: str = "") -> bool:
     """Keep a verdict. Never raises; False if it should have been kept and could not be."""
-    path = progress_file()
-    entries = load()
-    if path is None or entries.get(number, {}).get("status") == "passed":
-        return True
+    from filelock import FileLock
+
     entry = {"name": name, "status": status} | ({"message": message} if status != "passed" else {})
     try:
+        path = progress_file()
+        if path is None or load().get(number, {}).get("status") == "passed":
+            return True
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(entries | {number: entry}, indent=1, ensure_ascii=False) + "\n")
-    except (OSError, CourseError):
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=5):  # two notebooks may be open
+            entries = load()
+            if entries.get(number, {}).get("status") != "passed":
+                write_json(path, entries | {number: entry})
+    except (OSError, CourseError):  # filelock's Timeout is an OSError
         return False
     return True
 
@@ -79,7 +94,7 @@ class Table:
         self.lessons = [(title, list(group)) for title, group in groupby(exercises, _lesson)]
         self.exercises = list(exercises)
         self.not_yet = [
-            (f"{one.number} {one.name}", str(entries[one.number].get("message", "")).removeprefix("not yet: "))
+            (f"{one.number} {one.name}", _one_line(entries[one.number].get("message", "")))
             for one in exercises
             if self.status[one.number] == "not yet"
         ]
@@ -122,6 +137,10 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>" + (
             f"<p>Not yet:</p><ul>{said}</ul>" if said else ""
         )
+
+
+def _one_line(message: str) -> str:
+    return shown(" ".join(message.removeprefix("not yet: ").split()), 1_000)
 
 
 def _lesson(exercise: Exercise) -> str:

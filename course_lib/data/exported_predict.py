@@ -22,4 +22,4 @@ weights = load_file(here / "weights.safetensors")
 texts = tokenizer.encode_batch(sys.argv[1:])
 input_ids, mask = np.array([(text.ids, text.attention_mask) for text in texts], np.int32).swapaxes(0, 1)
 for row in np.asarray(program.call(weights, input_ids, mask)):
-    print(f"{labels[row.argmax()]}\t{row.max():.6f}")
+    print(repr(labels[row.argmax()])[1:-1], f"{row.max():.6f}", sep="\t")  # repr: no label drives the terminal
