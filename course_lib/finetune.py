@@ -11,11 +11,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_lib import CourseError, one_line
 from course_lib.cache import cache_folder
 from course_lib.data import (
     TICKETS_NAME,
+    Examples,
     Table,
     class_indices,
     load_tickets,
@@ -26,6 +28,9 @@ from course_lib.data import (
 )
 from course_lib.files import write_json
 
+if TYPE_CHECKING:
+    from course_lib.train import TrainConfig
+
 CHECKPOINTS = "checkpoints"
 LOCK = ".finetune.lock"  # in `out`, while a run works there
 
@@ -33,8 +38,42 @@ LOCK = ".finetune.lock"  # in `out`, while a run works there
 def tickets_router() -> Path:
     """The folder of the course's own router: what `course finetune tickets` makes, with its defaults.
 
-    Lessons that need a fine-tuned model share it. The first call trains it, a minute or two, and keeps it in the
-    course's cache under a name that follows from the data, the code and the versions that it depends on.
+    Lessons that need a fine-tuned model share it. The first call trains it, a minute or two, unless lesson 11 has kept
+    its own (`keep_router`). Raises CourseError where the course's cache cannot be written to.
+    """
+
+    def train(half: Path) -> None:
+        about_the_new_classifier = logging.getLogger("course_lib.checkpoint")
+        about_the_new_classifier.disabled = True  # whoever asks for the router did not ask how it is made
+        try:
+            finetune(TICKETS_NAME, text="text", label="intent", out=half, report=_say_nothing)
+        finally:
+            about_the_new_classifier.disabled = False
+
+    return _router(train)
+
+
+def keep_router(folder: Path, config: TrainConfig, train: Examples, validation: Examples) -> bool:
+    """Let `tickets_router` be the model in `folder`, if it has been trained as that one is; says whether it was.
+
+    `config`, `train` and `validation` are what `fit` was given. Other settings, fewer messages: nothing is kept.
+    """
+    from course_lib.pretrained import fetch
+    from course_lib.train import TrainConfig, fingerprint
+
+    tables = load_tickets("train"), load_tickets("validation")
+    tokenizer, classes = load_tokenizer(fetch()), tables[0].classes
+    own = [tokenize(tokenizer, table.texts, 128, class_indices(table, classes)) for table in tables]
+    same = fingerprint(config, None, train, validation) == fingerprint(TrainConfig(), None, *own)
+    if same:
+        _router(lambda half: shutil.copytree(folder, half))
+    return same
+
+
+def _router(make: Callable[[Path], object]) -> Path:
+    """The router's folder in the cache, filled by `make` where there is none.
+
+    Its name follows from the data, the code and the versions that the model depends on.
     """
     import filelock
     import flax
@@ -58,12 +97,8 @@ def tickets_router() -> Path:
     with filelock.FileLock(final.with_suffix(".lock")):
         if not final.is_dir():
             half = final.with_suffix(".half")  # renamed once it is complete, so an interrupted one never counts
-            about_the_new_classifier = logging.getLogger("course_lib.checkpoint")
-            about_the_new_classifier.disabled = True  # whoever asks for the router did not ask how it is made
-            try:
-                finetune(TICKETS_NAME, text="text", label="intent", out=half, overwrite=True, report=_say_nothing)
-            finally:
-                about_the_new_classifier.disabled = False
+            shutil.rmtree(half, ignore_errors=True)
+            make(half)
             half.rename(final)
     return final
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # jupytext, nbclient and nbformat are imported where they are used: nbformat alone takes seconds.
 
-CELL_TIMEOUT = 300  # seconds, for one cell; the nbval run has the same limit
+CELL_TIMEOUT = 900  # seconds, for one cell on a slow and busy machine; the nbval run has the same limit
 FOLDERS = ("notebooks", "exercises", "solutions")
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 FIRST_CELL = re.compile(r"(# ---\n(#.*\n)*?# ---\n)?\s*# %%")  # after the header that jupytext may have written

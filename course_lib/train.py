@@ -192,7 +192,7 @@ def fit(
     graph, params = nnx.split(model, nnx.Param)
     params, opt_state = put_whole((_copy(params), optimizer.init(params)), mesh)
     history: list[dict] = []
-    store = None if checkpoints is None else RunState(checkpoints, _fingerprint(config, about, train, validation))
+    store = None if checkpoints is None else RunState(checkpoints, fingerprint(config, about, train, validation))
     if store is not None and resume:
         state = {"params": params, "opt_state": opt_state, "best": put_whole(nnx.state(model, nnx.Param), mesh)}
         state, history = store.restore(state)
@@ -314,7 +314,8 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def _fingerprint(config: TrainConfig, about: dict | None, *parts: Examples) -> dict:
+def fingerprint(config: TrainConfig, about: dict | None, *parts: Examples) -> dict:
+    """What says whether two runs are the same one: `about`, the settings and, in a hash, the data."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr((part.token_ids, part.labels.tolist())).encode())

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 from course_lib import cli
 from course_lib.bert import BertConfig, BertModel
 from course_lib.checkpoint import load_pretrained, save_pretrained
-from course_lib.data import load_tickets
-from course_lib.finetune import tickets_router
+from course_lib.data import Examples, class_indices, load_tickets, tokenize
+from course_lib.finetune import keep_router, tickets_router
 from course_lib.train import TrainConfig
 
 ROWS = [(f"my {thing} has not come yet, {n}", "delivery") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
@@ -391,3 +391,25 @@ def test_the_courses_router_is_made_once_and_in_silence(monkeypatch, tmp_path, c
     folder = tickets_router()
     assert folder.is_dir() and tickets_router() == folder
     assert made == ["tickets"] and not caplog.records
+
+
+def test_lesson_11_keeps_its_router_only_where_it_is_the_courses_own(monkeypatch, tmp_path, tokenizer):
+    monkeypatch.setattr("course_lib.finetune.finetune", lambda *_, **__: pytest.fail("trained once more"))
+    monkeypatch.setattr("course_lib.finetune.cache_folder", lambda: tmp_path / "cache")
+    tables = [load_tickets(split) for split in ("train", "validation")]
+    train, validation = (
+        tokenize(tokenizer, table.texts, 128, class_indices(table, tables[0].classes)) for table in tables
+    )
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("trained in lesson 11")
+    others = {
+        "fewer epochs": (TrainConfig(epochs=2), train),
+        "another seed": (TrainConfig(seed=1), train),
+        "a message less": (TrainConfig(), Examples(train.token_ids[1:], train.labels[1:])),
+    }
+    for name, (config, part) in others.items():
+        assert not keep_router(folder, config, part, validation), name
+    assert not any(tmp_path.glob("cache/routers/*/"))
+    assert keep_router(folder, TrainConfig(), train, validation)
+    assert (tickets_router() / "model.safetensors").read_text() == "trained in lesson 11"

@@ -38,7 +38,7 @@ from course_lib.sharding import data_mesh
 from course_lib.train import fit
 from test_train import CONFIG, LABELS, examples
 
-config = BertConfig.tiny(max_position_embeddings=64, initializer_range=0.1, labels=LABELS)
+config = BertConfig.tiny(num_hidden_layers=1, max_position_embeddings=64, initializer_range=0.1, labels=LABELS)
 for devices in (1, 8):
     model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
     history = fit(model, examples(96, 0), examples(48, 1), replace(CONFIG, epochs=2), mesh=data_mesh(devices))
@@ -207,7 +207,9 @@ def test_a_training_step_lowers_for_gpu_and_tpu(accumulate):
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
-    config = BertConfig.tiny(labels=LABELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = BertConfig.tiny(
+        num_hidden_layers=1, labels=LABELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     graph, params = nnx.split(BertForSequenceClassification(config, rngs=nnx.Rngs(0)), nnx.Param)
     batch = empty_batch(8, 16)
     rng = np.random.default_rng(0)
