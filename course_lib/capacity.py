@@ -56,7 +56,7 @@ def activation_bytes(
     a layer.
 
     This is what JAX asks to keep. XLA may compute some of it again where that is cheaper: an H200 held 0.5 to 0.8 of it
-    (benchmarks/gpu.md), a CPU may hold more, and ignores `remat`.
+    (benchmarks/gpu.md), a CPU may hold more, and with jax 0.10 ignores `remat`.
     """
     size = jnp.dtype(dtype).itemsize
     one = batch * length * config.hidden_size

@@ -249,14 +249,15 @@ plots.finish(ax, "Rematerialisation saves what bfloat16 cannot", "kept for the b
 # BERT-base, 32 texts of 128 tokens. One layer's inside comes on top while its turn lasts. This is what JAX asks of the
 # compiler. Does XLA's compiler for CPUs do as it is asked?
 
-# %%
+# %% tags=["nbval-ignore-output"] reason="The answer is that of your version of XLA."
 steps = [step.lower(tiny_graph, weights, batch, key, remat=remat).compile() for remat in (False, True)]
 without, with_remat = (one.memory_analysis().temp_size_in_bytes for one in steps)
-print("with remat, at most nine tenths of the memory:", with_remat < 0.9 * without)
+print(f"memory with remat: {with_remat / without:.2f} of what it takes without")
+assert with_remat < 1.1 * without
 
 # %% [markdown]
-# It does not. So on a CPU remat costs time and buys nothing. On a GPU or a TPU,
-# `course finetune --accumulate 4 --remat --dtype bfloat16` asks for all three.
+# If that is 1.00, your compiler did not (jax 0.10 does not, 0.12 does, a little), and remat costs time and buys nothing. Compilers for GPUs and
+# TPUs do; there, `course finetune --accumulate 4 --remat --dtype bfloat16` asks for all three.
 #
 # **Donate.** A step turns old parameters into new ones. If the old ones are given away, their memory becomes the new
 # ones'; if not, both exist for a moment.
