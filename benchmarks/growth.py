@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 ROWS = (1_000, 10_000, 100_000)
 USUAL = {"length": 32, "batch": 16, "layers": 6}
@@ -35,8 +37,6 @@ class Lines:
     """A .jsonl file as a random-access source: what it holds in memory is where each line begins."""
 
     def __init__(self, path: Path):
-        import numpy as np
-
         self.file = path.open("rb")
         self.starts = np.cumsum([0, *map(len, self.file)])
 
@@ -51,7 +51,6 @@ class Lines:
 
 def measure_rows(work: str, rows: int) -> float:
     """Seconds for one pass over `rows` rows, everything from the file on."""
-    import numpy as np
     from flax import nnx
 
     from course_lib.bert import BertConfig, BertForSequenceClassification
@@ -80,11 +79,11 @@ def measure_rows(work: str, rows: int) -> float:
             table = read_table(data, "text", "label")
             fit(model, tokenize(tokenizer, table.texts, 128, class_indices(table, tickets.classes)), held_out, config)
         else:
-            train_from_stream(model, tokenizer, Lines(data), tickets.classes, config, np)
+            train_from_stream(model, tokenizer, Lines(data), tickets.classes, config)
         return time.perf_counter() - started
 
 
-def train_from_stream(model, tokenizer, source, classes, config, np) -> None:
+def train_from_stream(model, tokenizer, source, classes, config) -> None:
     """As lesson 13 does it: grain reads, shuffles and batches, and the step is `fit`'s own."""
     import grain
     import jax

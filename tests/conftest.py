@@ -1,5 +1,6 @@
-"""What several test files need: a folder with a BERT small enough to train in seconds, and the real tokenizer."""
+"""What several test files need: a small BERT that trains in seconds, the real tokenizer, the command, a full disk."""
 
+import contextlib
 import sys
 
 import pytest
@@ -31,3 +32,35 @@ def tiny_folder(tmp_path_factory, tokenizer):
 
     config = BertConfig.tiny(max_position_embeddings=64, initializer_range=0.1)
     return save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path_factory.mktemp("tiny") / "bert", tokenizer)
+
+
+@pytest.fixture
+def course(monkeypatch, capsys):
+    """course("evaluate", …) → (exit code, stdout, stderr)."""
+    from course_lib import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["course", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(size): no file may grow beyond `size` bytes; the system refuses, as it does when a disk is full."""
+    import resource
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -1,6 +1,5 @@
 """Model folders in both directions: what is read, what is refused and how, and that a failed save loses nothing."""
 
-import contextlib
 import json
 import logging
 import os
@@ -613,22 +612,9 @@ def test_tokenizer_is_saved_with_the_model_and_opened_by_transformers(tokenizer,
     assert_same(load_pretrained(tmp_path), random_model())
 
 
-@contextlib.contextmanager
-def full_disk(size: int):
-    """No file may grow beyond `size` bytes; the operating system then refuses, as it does when a disk is full."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @ON_POSIX
 @pytest.mark.parametrize("full_at, room", [("config.json", 100), ("weights", 4_000), ("tokenizer", 30_000)])
-def test_a_disk_that_is_full_leaves_the_old_model_and_no_stray_files(full_at, room, tokenizer, tmp_path):
+def test_a_disk_that_is_full_leaves_the_old_model_and_no_stray_files(full_disk, full_at, room, tokenizer, tmp_path):
     save_pretrained(random_model(), tmp_path, tokenizer)
     before = contents(tmp_path)
     sizes = {"config.json": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}

@@ -29,20 +29,6 @@ ROWS = [(f"my {thing} has not come yet, {n}", "delivery") for n, thing in enumer
 ROWS += [(f"give me my money for the {thing}, {n}", "refund") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
 
 
-@pytest.fixture
-def course(monkeypatch, capsys):
-    """course("evaluate", …) → (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["course", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
-
-
 def table(path: Path, rows=ROWS, header=("text", "label")) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from test_cli import ROWS
 
-from course_lib import CourseError, cli, doctor
+from course_lib import CourseError, doctor
 from course_lib.cache import cache_folder, enable_compile_cache
 from course_lib.checks import progress
 from course_lib.export import export
@@ -26,23 +27,7 @@ from course_lib.notebook_build import kernel_env
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
-ROWS = [(f"my {thing} has not come yet, {n}", "delivery") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
-ROWS += [(f"give me my money for the {thing}, {n}", "refund") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
 SETTINGS = {"epochs": 2, "batch_size": 8, "max_length": 32, "learning_rate": 3e-3}
-
-
-@pytest.fixture
-def course(monkeypatch, capsys):
-    """course("evaluate", …) → (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["course", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -71,19 +56,6 @@ def uninterrupted(train, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted") / "out"
     train(out)
     return out
-
-
-@contextlib.contextmanager
-def full_disk(size: int):
-    """No file may grow beyond `size` bytes; the operating system then refuses, as it does when a disk is full."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Killed(BaseException):
@@ -117,7 +89,7 @@ def test_a_closed_output_does_not_end_the_work(course, monkeypatch):
 
 
 @ON_POSIX
-def test_an_export_onto_a_full_disk_leaves_the_old_one(uninterrupted, tmp_path):
+def test_an_export_onto_a_full_disk_leaves_the_old_one(full_disk, uninterrupted, tmp_path):
     export(uninterrupted, tmp_path / "out")
     before = contents(tmp_path / "out")
     with full_disk(2_000_000), pytest.raises(CourseError, match="could not be written") as caught:
@@ -126,7 +98,7 @@ def test_an_export_onto_a_full_disk_leaves_the_old_one(uninterrupted, tmp_path):
 
 
 @ON_POSIX
-def test_a_state_that_does_not_fit_is_one_line_and_the_run_before_it_goes_on(train, uninterrupted, tmp_path):
+def test_a_state_that_does_not_fit_is_one_line_and_the_run_before_it_goes_on(full_disk, train, uninterrupted, tmp_path):
     """The disk fills up after RunState has asked how much is free."""
 
     def fill_up(line):
@@ -219,7 +191,9 @@ def test_notebooks_say_nothing_of_a_home_that_cannot_be_written_to(tmp_path, mon
 
 
 @ON_POSIX
-def test_a_compiled_program_that_cannot_be_kept_leaves_nothing_half(compile_cache, tmp_path, monkeypatch, recwarn):
+def test_a_compiled_program_that_cannot_be_kept_leaves_nothing_half(
+    full_disk, compile_cache, tmp_path, monkeypatch, recwarn
+):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     enable_compile_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

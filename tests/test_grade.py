@@ -1,16 +1,16 @@
 """`course grade`: what breaks a notebook costs its exercise and no other, and nothing that it shows is believed."""
 
 import csv
+import functools
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from course_lib import cli, grade
+from course_lib import grade
 from course_lib.checks.core import exercises
 from course_lib.grade_one import official_calls
 
@@ -208,15 +208,9 @@ def test_a_cell_of_the_table_is_one_printable_line():
 
 
 @pytest.fixture
-def course(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["course", "grade", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
+def course(course):
+    """course(folder, …): of `course grade`."""
+    return functools.partial(course, "grade")
 
 
 def test_the_command_grades_folders_and_tells_learners_of_one_name_apart(course, tmp_path):

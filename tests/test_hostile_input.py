@@ -31,20 +31,6 @@ TEXTS = [*LABELS, "one\rtwo", "tab\there", 'quote " and , and ;=1+1', "-1", "@yo
 
 
 @pytest.fixture
-def course(monkeypatch, capsys):
-    """course("predict", …) → (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["course", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def each_label_once(monkeypatch):
     """The model's answer to its k-th text is its k-th label, and so round."""
     rows = np.eye(len(LABELS), dtype=np.float32)
