@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     rate, device = said.strip().split(maxsplit=1)
     from course_lib.capacity import step_flops
-    from course_lib.checkpoint import read_config
+    from course_lib.config_json import read_config
 
     folder = model_folder(arguments.shape, folder)
     config = read_config(folder)[0]

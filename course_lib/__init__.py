@@ -6,6 +6,8 @@ import re
 # cannot be written at all. Not the joiners, which Persian words and some emoji need.
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+
 
 class CourseError(Exception):
     """Something that the person at the keyboard can put right: one line that says what, where and what to do.

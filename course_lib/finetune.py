@@ -83,7 +83,7 @@ def _router(make: Callable[[Path], object]) -> Path:
     from course_lib.pretrained import fetch
 
     here = Path(__file__).parent
-    sources = [here / "data" / "tickets.csv", here / "bert.py", here / "data.py", here / "train.py"]
+    sources = [here / name for name in ("data/tickets.csv", "table_files.py", "data.py", "bert.py", "train.py")]
     versions = [jax.__version__, flax.__version__, optax.__version__, str(fetch())]
     made_from = hashlib.sha256(repr([versions, *(path.read_bytes() for path in sources)]).encode())
     final = cache_folder() / "routers" / made_from.hexdigest()[:16]
@@ -147,7 +147,8 @@ def finetune(
     import jax
     from jax.experimental.multihost_utils import sync_global_devices
 
-    from course_lib.checkpoint import load_pretrained, read_config, save_pretrained
+    from course_lib.checkpoint import load_pretrained, save_pretrained
+    from course_lib.config_json import read_config
     from course_lib.evaluate import evaluate
     from course_lib.predict import predict_logits
     from course_lib.pretrained import default_model, fetch

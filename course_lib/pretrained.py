@@ -135,7 +135,7 @@ def describe(name: str | Path | None = None, report: Report = _to_stderr) -> Mod
     """Where a model came from and how big it is; fetches it where it is not here yet. Raises CourseError as `fetch`."""
     from safetensors import SafetensorError, safe_open
 
-    from course_lib.checkpoint import read_config
+    from course_lib.config_json import read_config
 
     name = default_model() if name is None else name
     folder = fetch(name, report)

@@ -34,8 +34,10 @@ TABLE = ROOT / "hardening" / "mutants.md"
 TESTS = {  # module → what must notice, the quickest first
     "bert": ["test_bert.py", "test_checkpoint.py"],
     "checkpoint": ["test_checkpoint.py"],
+    "config_json": ["test_checkpoint.py"],
     "data": ["test_data.py"],
     "evaluate": ["test_evaluate.py"],
+    "table_files": ["test_data.py"],
     "train": ["test_train.py"],
 }
 COPIED = ("course_lib", "tests", "lessons", "exercises", "pyproject.toml")  # conftest.py serves notebooks, in 8 s

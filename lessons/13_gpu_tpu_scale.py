@@ -256,8 +256,8 @@ print(f"memory with remat: {with_remat / without:.2f} of what it takes without")
 assert with_remat < 1.1 * without
 
 # %% [markdown]
-# If that is 1.00, your compiler did not (jax 0.10 does not, 0.12 does, a little), and remat costs time and buys nothing. Compilers for GPUs and
-# TPUs do; there, `course finetune --accumulate 4 --remat --dtype bfloat16` asks for all three.
+# That depends on its version: the one of jax 0.10 does not (a number near 1, and remat costs time and buys nothing), the one of 0.12 does.
+# Compilers for GPUs and TPUs do; there, `course finetune --accumulate 4 --remat --dtype bfloat16` asks for all three.
 #
 # **Donate.** A step turns old parameters into new ones. If the old ones are given away, their memory becomes the new
 # ones'; if not, both exist for a moment.

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from course_lib import CourseError, checkpoint
 from course_lib.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
-from course_lib.checkpoint import load_pretrained, read_config, save_pretrained
+from course_lib.checkpoint import load_pretrained, save_pretrained
+from course_lib.config_json import read_config
 
 GOLDENS = Path(__file__).parent / "goldens"
 OURS = GOLDENS / "ours"

@@ -9,8 +9,8 @@ from hostile import assert_one_line, changed_json, damaged, json_values, texts, 
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from course_lib import UNSHOWABLE, CourseError, shown
-from course_lib.data import HALF_A_CHARACTER, Table, read_table, split_off, tokenize
+from course_lib import HALF_A_CHARACTER, UNSHOWABLE, CourseError, shown
+from course_lib.data import Table, read_table, split_off, tokenize
 from course_lib.files import FORMULA, write_csv
 from course_lib.grade_one import code_cells
 
