@@ -27,6 +27,7 @@ test-latest: .venv/ready
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/latest
 	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --require-hashes -r .venv/latest.lock
 	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/course model
 	@diff requirements.lock .venv/latest.lock | grep '^> [^ ]*==' || echo "requirements.lock is the newest"
 	.venv/latest/bin/$(PYTEST) $(ARGS)
 

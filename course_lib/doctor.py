@@ -16,6 +16,14 @@ from pathlib import Path
 from course_lib import CourseError, pretrained
 from course_lib.cache import cache_folder
 
+# Versions that install, import and are wrong. pyproject.toml excludes them; an environment made some other way, as on
+# Colab, may hold one all the same.
+KNOWN_BAD = {
+    "jaxlib==0.10.2": "computes wrong numbers on a CPU without a warning: github.com/jax-ml/jax/issues/39103",
+    "jaxlib>=0.10.0,<0.10.2": "can crash at the gradient of attention on a CPU: github.com/jax-ml/jax/issues/39264",
+    "jaxlib==0.11.1": "takes minutes to fill a long array in a loop on a CPU, where others take a moment",
+}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -52,12 +60,20 @@ def check_versions(root: Path) -> tuple[bool, str, str]:
     needs = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
     wrong = {}  # what is needed → what is there
     for need in needs:
-        have = next((found.version for found in metadata.distributions(name=need.name)), None)
+        have = _installed(need.name)
         if have is None or not need.specifier.contains(have, prereleases=True):  # None: half installed, too
             wrong[f"{need.name}{need.specifier}"] = have or "missing"
     found = ", ".join(f"{need} (here: {have})" for need, have in wrong.items())
+    for bad, why in KNOWN_BAD.items():
+        have = _installed(Requirement(bad).name)
+        if have is not None and Requirement(bad).specifier.contains(have):
+            found += f"{'; ' if found else ''}{Requirement(bad).name} {have} {why}"
     advice = _install("--require-hashes", "-r", _short(lock)) if lock.is_file() else _install(*wrong)
-    return not wrong, found or f"{len(needs)} packages as needed", advice
+    return not found, found or f"{len(needs)} packages as needed", advice
+
+
+def _installed(name: str) -> str | None:
+    return next((found.version for found in metadata.distributions(name=name)), None)
 
 
 def check_device(root: Path) -> tuple[bool, str, str]:
@@ -81,9 +97,11 @@ def probe_devices() -> None:
     import jax
     import numpy as np
 
-    matrix = np.arange(64, dtype=np.float32).reshape(8, 8) % 7  # small whole numbers: exact in TF32 and bf16, too
+    # Small whole numbers, exact in TF32 and bf16, too; so many since jaxlib 0.10.2 errs from row 32,768 on.
+    rows = np.arange(120_000, dtype=np.float32).reshape(-1, 3) % 7
+    lengths = jax.jit(jax.vmap(lambda row: ((rows[:3] @ row) ** 2).sum()))
     for device in jax.devices():
-        if not np.array_equal(jax.jit(lambda m: m @ m.T)(jax.device_put(matrix, device)), matrix @ matrix.T):
+        if not np.array_equal(lengths(jax.device_put(rows, device)), ((rows @ rows[:3].T) ** 2).sum(axis=1)):
             raise ValueError(f"a jitted computation on {device} disagrees with NumPy")
     print(f"{device.platform}\n{jax.device_count()} x {device.device_kind}")
 

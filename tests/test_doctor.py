@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from course_lib import doctor, pretrained
 
@@ -58,6 +60,7 @@ class Device:
 devices = lambda: [Device(), Device()]
 device_count = lambda: 2
 device_put = lambda value, device: value
+vmap = lambda f: lambda rows: [f(row) for row in rows]
 jit = lambda f: lambda m: {result}
 """
 
@@ -146,6 +149,23 @@ def test_versions_without_a_lock_are_the_direct_dependencies(tmp_path, monkeypat
     assert "pip install 'transformers>=99' no-such-thing" in advice
 
 
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [("0.9.2", None), ("0.10.0", "crash"), ("0.10.2", "wrong"), ("0.11.0", None), ("0.11.1", "minutes")],
+)
+def test_a_version_known_to_be_bad_is_named_with_the_reason_and_not_installed(tmp_path, monkeypatch, version, why):
+    monkeypatch.setattr(metadata, "requires", lambda name: ["jax"])
+    monkeypatch.setattr(doctor, "_installed", lambda name: version)
+    ok, found, advice = doctor.check_versions(tmp_path)
+    assert ok is (why is None)
+    assert ok or (f"jaxlib {version} " in found and why in found and "install" in advice)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    [jax] = [need for need in map(Requirement, project["dependencies"]) if need.name == "jax"]
+    assert jax.specifier.contains(version) is ok
+    locked = "".join(path.read_text("utf-8") for path in ROOT.glob("requirements*.lock"))
+    assert ok or f"\njaxlib=={version} " not in locked
+
+
 def test_advice_installs_into_this_environment_from_wherever_it_is_typed(tmp_path, monkeypatch):
     write_lock(tmp_path, "no-such-thing==2")
     put_program(tmp_path / ".venv", "x", "")
@@ -169,7 +189,7 @@ def test_advice_installs_into_this_environment_from_wherever_it_is_typed(tmp_pat
     [
         ("raise ImportError('no AVX here')", "ImportError: no AVX here"),
         ("import os; os.abort()", "exit code -6"),
-        (fake_jax(result="f(m) + 1"), "a jitted computation on pretender:0 disagrees with NumPy"),
+        (fake_jax(result="[*f(m)[:-1], 7]"), "a jitted computation on pretender:0 disagrees with NumPy"),
     ],
 )
 def test_device_where_jax_is_broken_crashes_or_computes_nonsense(tmp_path, monkeypatch, code, reason):
