@@ -18,6 +18,7 @@ import psutil
 import pytest
 from nbval.kernel import RunningKernel, start_new_kernel
 
+from course_lib.cache import compile_cache_variables
 from course_lib.notebook_build import kernel_env
 
 ROOT = Path(__file__).resolve().parent
@@ -25,6 +26,7 @@ STARTED = time.perf_counter()
 
 runpy.run_path(str(ROOT / "tests" / "offline" / "sitecustomize.py"))  # this process
 os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests start
+os.environ |= compile_cache_variables()  # most programs are needed by many tests
 
 
 class Kernel(RunningKernel):

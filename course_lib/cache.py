@@ -35,13 +35,29 @@ def enable_compile_cache() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        with contextlib.suppress(CourseError, OSError):
-            folder = cache_folder() / "compiled"
-            folder.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if jax.config.jax_compilation_cache_dir is None and (folder := _compiled_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     _keep_programs_whole_or_not_at_all()
+
+
+def compile_cache_variables() -> dict[str, str]:
+    """The same for processes that are yet to start, such as kernels: environment variables for them."""
+    if not (folder := _compiled_folder()):
+        return {}
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        # By itself JAX keeps only what took a second. The hundreds of small programs of a lesson take longer together.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # up to 0.10 JAX logs two lines for each program that it finds there (for a CPU)
+    }
+
+
+def _compiled_folder() -> Path | None:
+    with contextlib.suppress(CourseError, OSError):
+        folder = cache_folder() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 @functools.cache

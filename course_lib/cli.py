@@ -35,10 +35,13 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fine-tu
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
     """Fetch the model, then open JupyterLab on the first lesson. What follows is passed on to JupyterLab."""
+    from course_lib.cache import compile_cache_variables
     from course_lib.pretrained import fetch
 
     fetch(report=_say)
     _borrow_a_home()
+    for name, value in compile_cache_variables().items():
+        os.environ.setdefault(name, value)
     _say("starting JupyterLab (Ctrl-C twice ends it)")
     first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"  # also in the address that is printed
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_root()}", first, *context.args]
@@ -255,6 +258,8 @@ def main() -> None:
     """Entry point: what the user can put right is one line and exit code 2."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started this
         stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show must not end the work
+    # Before JAX is imported: up to 0.10 it logs two lines for each program that it finds compiled on disk (for a CPU).
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         os.getcwd()
     except OSError as error:

@@ -20,7 +20,6 @@ from course_lib.cache import cache_folder
 # Colab, may hold one all the same.
 KNOWN_BAD = {
     "jaxlib==0.10.2": "computes wrong numbers on a CPU without a warning: github.com/jax-ml/jax/issues/39103",
-    "jaxlib>=0.10.0,<0.10.2": "can crash at the gradient of attention on a CPU: github.com/jax-ml/jax/issues/39264",
     "jaxlib==0.11.1": "takes minutes to fill a long array in a loop on a CPU, where others take a moment",
 }
 

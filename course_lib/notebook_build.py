@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib import CourseError
+from course_lib.cache import compile_cache_variables
 from course_lib.files import write_text
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def kernel_env(root: Path) -> dict[str, str]:
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [offline, env.get("PYTHONPATH")]))
     env["IPYTHONDIR"] = _ipython_folder().name
     env["JAX_PLATFORMS"] = "cpu"  # the stored numbers are the CPU's, also where there is a GPU
+    env |= compile_cache_variables()
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA's log lines carry the time and the thread
     env["TQDM_DISABLE"] = "1"  # progress bars show seconds
     env["COURSE_PROGRESS"] = "off"  # what a build or a test passes is not the learner's progress

@@ -24,6 +24,8 @@ import numpy as np
 from course_lib import plots
 from course_lib.data import load_tickets
 
+jax.config.update("jax_enable_compilation_cache", False)  # this page times the compiler: let nothing come from the disk
+
 # %% [markdown]
 # ## Arrays are values: they never change
 #
