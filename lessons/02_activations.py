@@ -379,7 +379,7 @@ axes[0, 0].legend(frameon=False);
 
 # %%
 def brief(value):
-    return f"{value:.1e}" if value > 1e-7 else "< 1e-7"
+    return f"{value:.1e}" if value > 1e-6 else "< 1e-6"
 
 
 for start in initialisations:

@@ -490,7 +490,7 @@ def size_of_weights(params):
 gradients = jax.grad(size_of_weights)(params)
 assert jax.tree.structure(gradients) == jax.tree.structure(params)
 updated = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
-print(f"before {size_of_weights(params):.0f}, after one step {size_of_weights(updated):.0f}")
+print(f"before {size_of_weights(params) / 1000:.1f} thousand, after one step {size_of_weights(updated) / 1000:.1f} thousand")
 
 # %% [markdown]
 # The gradient of $p^2$ is $2p$, so each step leaves $0.8\,p$, and $0.8^2$ of the sum. Structure is checked: a tree that lacks a leaf is
@@ -502,8 +502,7 @@ del gradients["layers"][1]["b"]
 try:
     jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
 except ValueError as error:
-    reason, where = str(error).splitlines()[:2]
-    print(f"ValueError: {reason}\n{where}")
+    print(f"{type(error).__name__}, which names the key 'b':", "'b'" in str(error))
 
 # %% [markdown]
 # Your own class becomes a pytree in one line. Say which of its fields are settings: those are static, as above.

@@ -446,7 +446,7 @@ def walk(rate, x, optimiser):
 # %% [markdown]
 # *Suits best* means: fewest of the 100 steps spent more than 0.01 above the lowest loss, and between equals the lower last loss.
 
-# %%
+# %% tags=["nbval-ignore-output"] reason="RMSprop trembles around the bottom: rounding, which differs between versions, moves its count."
 rates = np.logspace(-2, 2, 17).astype(np.float32)
 paths, away = {}, {}
 for kind, x in radius.items():
