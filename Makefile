@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 
 STARTED := $(shell date +%s)
 
+# uv installs sources only. Where this is set, each of a hundred processes would compile all that it imports, JAX too.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: lab test test-latest build bench wheel lock licences sbom mutants clean
 
 lab: .venv/ready
