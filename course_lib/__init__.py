@@ -1,6 +1,11 @@
 """The helper package of the course "Loss to BERT". Importing it imports nothing heavy; its modules hold the rest."""
 
+import os
 import re
+
+# For JAX, if it comes later. Up to 0.10 it logs two long lines for each program that it finds compiled on disk (on a
+# CPU), about tunings of its compiler; what goes wrong comes as an exception in any case.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # What drives a terminal, ends a line of a log or turns the text beside it round, and halves of characters, which
 # cannot be written at all. Not the joiners, which Persian words and some emoji need.

@@ -24,9 +24,8 @@ import numpy as np
 from flax import nnx
 
 from course_lib.cache import compiled, hand_back_memory
-from course_lib.predict import Predictor
+from course_lib.predict import LENGTHS, Predictor
 
-LENGTHS = (16, 24, 32, 40, 48, 64, 128, 256, 512)  # padded lengths, in tokens, as far as the model takes them
 MAX_BATCH = 32  # texts in one run, of up to 32 tokens; of longer ones fewer, so that nobody waits for seconds
 
 

@@ -49,7 +49,7 @@ def compile_cache_variables() -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         # By itself JAX keeps only what took a second. The hundreds of small programs of a lesson take longer together.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",  # up to 0.10 JAX logs two lines for each program that it finds there (for a CPU)
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # see course_lib/__init__.py; kernels may import JAX first
     }
 
 

@@ -258,8 +258,6 @@ def main() -> None:
     """Entry point: what the user can put right is one line and exit code 2."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started this
         stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show must not end the work
-    # Before JAX is imported: up to 0.10 it logs two lines for each program that it finds compiled on disk (for a CPU).
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         os.getcwd()
     except OSError as error:

@@ -38,22 +38,37 @@ def buckets_for(model: nnx.Module, examples: Examples) -> tuple[int, ...]:
     return bucket_lengths(examples.lengths, longest=model.config.max_position_embeddings)
 
 
-def _logits(graph, params, batch: Batch) -> jax.Array:
-    return nnx.merge(graph, params)(batch.input_ids, batch.attention_mask)  # no rngs: no dropout
+LENGTHS = (16, 24, 32, 40, 48, 64, 128, 256, 512)  # padded lengths, in tokens, as far as the model takes them
+
+
+def _apart(model: nnx.Module) -> tuple:
+    """(graph, tree, leaves): what stays as it is, and the parameters as a plain list, which JAX passes on quickest."""
+    graph, params = nnx.split(model, nnx.Param)
+    leaves, tree = jax.tree.flatten(params)
+    return graph, tree, leaves
+
+
+def _logits(graph, tree, leaves: list[jax.Array], batch: Batch) -> jax.Array:
+    model = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    return model(batch.input_ids, batch.attention_mask)  # no rngs: no dropout
 
 
 def predict_logits(
     model: nnx.Module, examples: Examples, batch_size: int = 32, buckets: Sequence[int] | None = None
 ) -> np.ndarray:
     """float32 [n, classes], in the order of `examples`, all of them: rows that only fill a batch are dropped here."""
+    if buckets is None:
+        buckets = buckets_for(model, examples) if len(examples) else ()
+    return _run(_apart(model), examples, batch_size, buckets, len(model.config.labels))
+
+
+def _run(parts: tuple, examples: Examples, batch_size: int, buckets: Sequence[int], classes: int) -> np.ndarray:
+    logits = np.zeros((len(examples), classes), np.float32)
     if len(examples) == 0:
-        return np.zeros((0, len(model.config.labels)), np.float32)
-    graph, params = nnx.split(model, nnx.Param)
-    buckets = buckets_for(model, examples) if buckets is None else buckets
-    logits_of = compiled(_logits, "graph")
-    parts = [(batch, logits_of(graph, params, batch)) for batch in batches(examples, batch_size, buckets)]
-    logits = np.zeros((len(examples), parts[0][1].shape[-1]), np.float32)
-    for batch, values in parts:
+        return logits
+    logits_of = compiled(_logits, ("graph", "tree"))
+    results = [(batch, logits_of(*parts, batch)) for batch in batches(examples, batch_size, buckets)]
+    for batch, values in results:
         real = batch.index >= 0
         logits[batch.index[real]] = np.asarray(values)[real]
     return logits
@@ -91,11 +106,9 @@ class Prediction:
 class Predictor:
     """A fine-tuned model with its tokenizer and labels: texts in, predictions out, in the same order.
 
-    Padded lengths are fixed when it is made (`BUCKETS`, up to the longest the model takes), so that a given batch
-    size compiles once a bucket and never again.
+    Padded lengths are fixed when it is made (`LENGTHS`, up to the longest the model takes), so that a given batch
+    size compiles once a length and never again.
     """
-
-    BUCKETS = (16, 32, 64, 128, 512)
 
     def __init__(self, folder: str | Path, batch_size: int = 32):
         """Load from a folder in Hugging Face layout. CourseError where it holds no fine-tuned classifier."""
@@ -107,12 +120,13 @@ class Predictor:
         self.batch_size = batch_size
         longest = self.model.config.max_position_embeddings
         self.max_length = min(longest, self.tokenizer.model_max_length)
-        self.buckets = (*(length for length in self.BUCKETS if length < longest), longest)
+        self.buckets = (*(length for length in LENGTHS if length < longest), longest)
+        self._parts = _apart(self.model)  # once, not for each message: it takes longer than reading one
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, classes]. CourseError where the model's weights are so large that there is no number."""
         examples = tokenize(self.tokenizer, texts, self.max_length)
-        logits = predict_logits(self.model, examples, self.batch_size, self.buckets)
+        logits = _run(self._parts, examples, self.batch_size, self.buckets, len(self.labels))
         if not np.isfinite(logits).all():
             raise CourseError(f"{self.folder}: this model answers with NaN or infinity; fine-tune it again")
         return logits

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, Field
 
 from course_lib import CourseError
-from course_lib.batching import LENGTHS, MAX_BATCH, Batcher, ServedModel
+from course_lib.batching import MAX_BATCH, Batcher, ServedModel
+from course_lib.predict import LENGTHS
 
 
 @dataclass(frozen=True)

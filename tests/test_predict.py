@@ -79,8 +79,8 @@ def test_a_predictor_gives_label_and_probability_in_order(folder):
 
 def test_a_predictor_compiles_once_a_bucket(folder):
     predictor = Predictor(folder, batch_size=2)
-    assert predictor.buckets == (16, 32, 64)  # 64 positions: none longer
-    programs = compiled(_logits, "graph")
+    assert predictor.buckets == (16, 24, 32, 40, 48, 64)  # 64 positions: none longer
+    programs = compiled(_logits, ("graph", "tree"))
     before = programs._cache_size()
     for length in (3, 9, 20, 40, 60, 200):
         predictor(["word " * length, "x"])
