@@ -95,7 +95,7 @@ def main() -> None:
     text = f"""\
 # Time to a score
 
-Written by `benchmarks/score.py`. SST-2 ({sentences:,} sentences), {arguments.epochs} epochs, MiniLM-L6, float32, batch
+Written by `benchmarks/score.py`. SST-2 ({sentences:,} sentences), epochs: {arguments.epochs}, MiniLM-L6, float32, batch
 {config.batch_size}, learning rate {config.learning_rate:g}, from process start, compilation included; on
 {os.cpu_count()} cores ({platform.machine()}, {platform.system()}); jax {jax.__version__}, {peers_versions(python)}.
 
