@@ -103,7 +103,7 @@ Written by `benchmarks/score.py`. SST-2 ({sentences:,} sentences), epochs: {argu
 |---|---|---:|{"---:|" * len(TARGETS)}
 {chr(10).join(rows)}
 
-{against}.
+{against and against + "."}
 """
     (HERE / "score.md").write_text(text, encoding="utf-8")
 
