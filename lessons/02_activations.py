@@ -368,8 +368,8 @@ for row, (measured, ylabel) in enumerate(measurements):
     for ax, start, message in zip(axes[row], initialisations, messages[row]):
         for (name, (_, _, colour)), style in zip(bends.items(), ("-", "--", "-", "--")):
             line = measured[start, name]
-            ax.semilogy(range(1, 31), np.where(line > 1e-7, line, np.nan), style, color=colour, label=name)
-        ax.set_ylim(1e-7, 30)
+            ax.semilogy(range(1, 31), np.where(line > 1e-6, line, np.nan), style, color=colour, label=name)
+        ax.set_ylim(1e-6, 30)
         plots.finish(ax, message, "layer" if row else "", ylabel if ax is axes[row][0] else "")
 axes[0, 0].legend(frameon=False);
 

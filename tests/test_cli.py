@@ -327,10 +327,12 @@ def test_the_first_process_speaks_for_all(course, monkeypatch):
 
 def test_lab_becomes_jupyterlab_and_on_windows_waits_for_it(course, monkeypatch):
     started = []
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # the tests' own
     monkeypatch.setattr("course_lib.pretrained.fetch", lambda report: None)
     monkeypatch.setattr("os.execv", lambda program, command: started.append(command))
     monkeypatch.setattr("subprocess.call", lambda command: started.append(command) or 3)
     assert course("lab", "--no-browser")[0] == 0
+    assert Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).is_dir()  # for the kernels: a second run compiles nothing
     monkeypatch.setattr(sys, "platform", "win32")
     assert course("lab", "--no-browser")[0] == 3
     assert started[0] == started[1] and started[0][1:3] == ["-m", "jupyterlab"] and started[0][-1] == "--no-browser"

@@ -234,11 +234,12 @@ def test_any_home_and_any_clock_are_good_enough(uninterrupted, tmp_path):
     ours = ("XDG_", "COURSE_", "JAX_", "TF_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "predict", "mödel", "where is it"],
-        cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    for _ in range(2):  # the second finds its programs on disk, and says no more than the first
+        done = subprocess.run(
+            [sys.executable, "-c", code, "predict", "mödel", "where is it"],
+            cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=120,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(("delivery\t", "refund\t"))
     assert list(home.rglob("loss-to-bert/**/*-cache")) and not (home / "~").exists()
 
