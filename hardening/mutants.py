@@ -31,14 +31,14 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "mutants"
 TABLE = ROOT / "hardening" / "mutants.md"
-TESTS = {  # module → what must notice, the quickest first
-    "bert": ["test_bert.py", "test_checkpoint.py"],
+TESTS = {  # module → what must notice, first what most often does
+    "bert": ["test_bert.py::test_tiny_bert_equals_pytorch_at_every_depth", "test_bert.py", "test_checkpoint.py"],
     "checkpoint": ["test_checkpoint.py"],
     "config_json": ["test_checkpoint.py"],
     "data": ["test_data.py"],
     "evaluate": ["test_evaluate.py"],
     "table_files": ["test_data.py"],
-    "train": ["test_train.py"],
+    "train": ["test_train.py::test_an_interrupted_run_resumes_to_the_same_parameters_bit_for_bit", "test_train.py"],
 }
 COPIED = ("course_lib", "tests", "lessons", "exercises", "pyproject.toml")  # conftest.py serves notebooks, in 8 s
 NEAREST = {

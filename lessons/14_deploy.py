@@ -144,8 +144,8 @@ print("messages a second grow by more than a third:", bool(gain.max() > 1.33))
 assert gain.max() > 1.33
 
 # %% [markdown]
-# On two cores the gain is modest, since one message already keeps them fairly busy. On a GPU, a batch of one leaves nearly all of the
-# chip idle and the curve on the right climbs far longer. The principle is the same: *together is cheaper*.
+# Two cores are soon fully busy, and the curve on the right flattens. On a GPU, a batch of one leaves nearly all of the chip idle, and
+# the curve climbs far longer. The principle is the same: *together is cheaper*.
 #
 # ## The queue, on paper
 #

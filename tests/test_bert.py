@@ -169,6 +169,21 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, dtype):
     assert (_dropout(rate, x, None) == x).all() and (_dropout(0.0, x, nnx.Rngs(0)) == x).all()
 
 
+def test_inputs_can_be_given_by_name(tiny):
+    ids, mask, types = inputs(golden(TINY))
+    by_name = tiny(input_ids=ids, attention_mask=mask, token_type_ids=types)
+    assert (by_name == tiny(ids, mask, types)).all()
+
+
+def test_layer_norm_keeps_its_digits_where_the_mean_is_large(tiny):
+    """E[x²] − E[x]² in float32 would be off by more than the variance."""
+    x = 3_000 + np.random.default_rng(0).normal(size=(1, 5, tiny.config.hidden_size))
+    norm = nnx.clone(tiny.bert.embeddings.norm)
+    norm.scale[...], norm.bias[...] = jnp.ones_like(norm.scale[...]), jnp.zeros_like(norm.bias[...])
+    expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    np.testing.assert_allclose(norm(jnp.float32(x)), expected, atol=1e-3)
+
+
 def test_modules_store_parameters_and_nothing_else(tiny):
     _, params, rest = nnx.split(tiny, nnx.Param, ...)
     assert params and not jax.tree.leaves(rest)
@@ -193,6 +208,13 @@ def test_the_named_sizes_have_the_published_number_of_parameters():
     assert count(BertConfig.bert_base()) == 109_482_240
     assert count(BertConfig.bert_large()) == 335_141_888
     assert count(BertConfig.minilm_l6()) == 22_713_216
+    tiny = BertConfig.tiny()
+    assert (tiny.num_hidden_layers, tiny.hidden_size, tiny.intermediate_size, tiny.num_attention_heads) == (
+        2,
+        32,
+        64,
+        4,
+    )
 
 
 def test_impossible_sizes_and_inputs_are_refused(tiny):

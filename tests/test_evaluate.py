@@ -73,6 +73,13 @@ def test_accuracy_interval_is_wilsons():
         assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_accuracy_interval_stays_within_0_and_1_whatever_rounding_does():
+    for n in range(1, 500):
+        for share in (0, 1):
+            interval = evaluate(np.zeros(n, int), np.full(n, 1 - share), ("a", "b")).accuracy_interval
+            assert 0 <= interval.low < interval.high <= 1
+
+
 def test_bootstrap_over_confusion_counts_agrees_with_resampling_examples():
     true, predicted = random_predictions(150, 4, seed=1)
     rng = np.random.default_rng(2)
@@ -163,6 +170,12 @@ def test_to_dict_survives_json_and_table_and_text_show_the_same_numbers():
     assert len({len(line) for line in lines[4:]}) == 1, "columns line up"
 
 
+def test_a_long_label_is_cut_to_40_characters_in_the_text_only():
+    result = evaluate(np.array([0, 1]), np.array([0, 1]), ("x" * 40, "y" * 41))
+    rows = [line.split()[0] for line in str(result).splitlines()[5:]]
+    assert rows == ["x" * 40, "y" * 35 + "…" + "y" * 4] and result.table().index[1] == "y" * 41
+
+
 def test_mean_sd_divides_by_n_minus_one_and_needs_two_values():
     assert mean_sd([0.8, 0.9]) == pytest.approx((0.85, np.sqrt(0.005)))
     with pytest.raises(ValueError, match="at least two values, and here there are 1"):
@@ -227,6 +240,13 @@ def test_baseline_works_with_very_few_examples_a_class_and_without_a_warning(per
         warnings.simplefilter("error")
         model = tfidf_baseline([texts[i] for i in chosen], [labels[i] for i in chosen])
     assert model.predict(["parcel", "money"]).tolist() == ["delivery", "refund"]
+    assert model["classifier"].C == (10 if per_class == 1 else 1)  # no search; the first of equals
+
+
+def test_baseline_damps_words_that_are_repeated():
+    words = tfidf_baseline(["parcel", "money"] * 2, ["delivery", "refund"] * 2)["tfidf"]
+    money, parcel = words.transform(["parcel parcel parcel money"]).toarray()[0]
+    assert parcel / money == pytest.approx(1 + np.log(3))
 
 
 def test_baseline_refuses_what_it_cannot_learn_from():
