@@ -91,6 +91,12 @@ def test_bootstrap_over_confusion_counts_agrees_with_resampling_examples():
     np.testing.assert_allclose([interval.low, interval.high], np.quantile(scores, [0.025, 0.975]), atol=0.02)
 
 
+def test_a_class_that_is_never_predicted_counts_in_the_bootstrap_too():
+    true, predicted = np.repeat([0, 1, 2], 10), np.repeat([0, 1, 0], 10)
+    interval = evaluate(true, predicted, ABC).macro_f1_interval
+    assert interval.high < 0.67  # it counts as zero: at most two of the three are right
+
+
 def test_bootstrap_interval_holds_the_true_macro_f1_about_95_times_in_100():
     # A population of known confusion probabilities, so its macro-F1 is known: 2·p_kk / (p_k. + p_.k), averaged.
     population = np.array([[0.40, 0.05, 0.05], [0.06, 0.20, 0.04], [0.04, 0.04, 0.12]])
