@@ -28,7 +28,7 @@ test: .venv/ready
 test-latest: .venv/ready
 	@$(BIN)/uv pip compile pyproject.toml --extra test --extra build $(LOCKED) --upgrade -o .venv/latest.lock
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/latest
-	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --require-hashes -r .venv/latest.lock
+	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --require-hashes --no-deps -r .venv/latest.lock
 	@VIRTUAL_ENV=.venv/latest $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@$(BIN)/course model
 	@diff requirements.lock .venv/latest.lock | grep '^> [^ ]*==' || echo "requirements.lock is the newest"
@@ -73,7 +73,7 @@ mutants: .venv/mutants/ready
 
 .venv/mutants/ready: hardening/requirements-mutants.lock .venv/ready
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/mutants
-	@VIRTUAL_ENV=.venv/mutants $(BIN)/uv pip install --quiet --require-hashes -r hardening/requirements-mutants.lock
+	@VIRTUAL_ENV=.venv/mutants $(BIN)/uv pip install --quiet --require-hashes --no-deps -r hardening/requirements-mutants.lock
 	@touch $@
 
 clean:
@@ -88,7 +88,7 @@ clean:
 	@sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p;}' requirements.lock > .venv/uv.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
 	@echo "installing the packages of requirements.lock"
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@echo $$(($$(date +%s) - $(STARTED))) > .venv/ready
 # Files of a day that has not come yet (the clock was set back) would be newer for good, and make it anew at each call.

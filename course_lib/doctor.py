@@ -67,7 +67,7 @@ def check_versions(root: Path) -> tuple[bool, str, str]:
         have = _installed(Requirement(bad).name)
         if have is not None and Requirement(bad).specifier.contains(have):
             found += f"{'; ' if found else ''}{Requirement(bad).name} {have} {why}"
-    advice = _install("--require-hashes", "-r", _short(lock)) if lock.is_file() else _install(*wrong)
+    advice = _install(*_hashed(lock)) if lock.is_file() else _install(*wrong)
     return not found, found or f"{len(needs)} packages as needed", advice
 
 
@@ -108,8 +108,7 @@ def probe_devices() -> None:
 def _gpu_advice(root: Path) -> str:
     if not any(any(metadata.distributions(name=f"jax-cuda{version}-plugin")) for version in (12, 13)):
         lock = root / "requirements-cuda12.lock"
-        hashed = ("--require-hashes", "--no-deps", "-r", _short(lock))
-        return _install(*hashed if lock.is_file() else ["jax[cuda12]"])
+        return _install(*_hashed(lock) if lock.is_file() else ["jax[cuda12]"])
     see = f"see why: JAX_PLATFORMS=cuda {_program('python')} -c 'import jax; jax.devices()'"
     return next((f"unset {name}" for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES") if name in os.environ), see)
 
@@ -211,8 +210,12 @@ def _install(*what: str) -> str:
     return f"{_program('python')} -m pip install {shlex.join(what)}"
 
 
+def _hashed(lock: Path) -> tuple[str, ...]:
+    return "--require-hashes", "--no-deps", "-r", _short(lock)  # it names everything, and leaves out what it means to
+
+
 def _repair(root: Path) -> str:
-    again = _install("--force-reinstall", "--require-hashes", "-r", _short(root / "requirements.lock"))
+    again = _install("--force-reinstall", *_hashed(root / "requirements.lock"))
     return again if (root / "requirements.lock").is_file() else "install the course again, as you did at first"
 
 

@@ -98,7 +98,7 @@ def test_a_check_that_breaks_or_cannot_import_fails_alone(monkeypatch):
     assert "psutil" in checks["memory"].found
     for name in ("device", "memory"):
         assert not checks[name].ok
-        assert "pip install --force-reinstall --require-hashes -r requirements.lock" in checks[name].advice
+        assert "pip install --force-reinstall --require-hashes --no-deps -r requirements.lock" in checks[name].advice
     assert checks["versions"].ok and checks["disk"].ok and checks["kernel"].found == "reached"
 
 
@@ -137,7 +137,7 @@ def test_versions_that_are_missing_half_installed_or_differ_are_named_and_no_oth
     found, advice = failed(doctor.check_versions(tmp_path))
     flax = metadata.version("flax")
     assert found == f"flax==0.0.1 (here: {flax}), halfway==1.0 (here: missing), no-such-thing==2 (here: missing)"
-    assert "pip install --require-hashes -r requirements.lock" in advice
+    assert "pip install --require-hashes --no-deps -r requirements.lock" in advice
 
 
 def test_versions_without_a_lock_are_the_direct_dependencies(tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_advice_installs_into_this_environment_from_wherever_it_is_typed(tmp_pat
     )
     monkeypatch.chdir(tmp_path / ".venv")
     assert failed(doctor.check_versions(tmp_path))[1] == (
-        f"bin/uv pip install --require-hashes -r {tmp_path}/requirements.lock --python bin/python"
+        f"bin/uv pip install --require-hashes --no-deps -r {tmp_path}/requirements.lock --python bin/python"
     )
     (tmp_path / ".venv" / "bin" / "uv").unlink()
     assert doctor._gpu_advice(tmp_path / "elsewhere") == "bin/python -m pip install 'jax[cuda12]'"
