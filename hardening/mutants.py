@@ -3,8 +3,9 @@
     make mutants ARGS="evaluate --sample 40"     all modules, and all mutants, where none is said
 
 Works on a copy of the tree in runs/mutants, a folder and a session each module, so that two modules can run at once.
-The same command goes on where an interrupted one stopped; ARGS="evaluate --new" begins again. The table is in
-hardening/mutants.md, and the mutants that no test noticed, as diffs, in runs/mutants/MODULE/survivors.txt.
+The same command goes on where an interrupted one stopped; ARGS="evaluate --new" begins again, ARGS="evaluate
+--survivors" tries those that survived once more, with the tests as they are now. The table is in hardening/mutants.md,
+and the mutants that no test noticed, as diffs, in runs/mutants/MODULE/survivors.txt.
 
 Left out: annotations, which nothing evaluates, and the texts of errors. Of the replacements of an operator only the
 nearest is made (+ becomes -, < becomes <=): most others raise an error at once, and flatter.
@@ -38,7 +39,11 @@ TESTS = {  # module → what must notice, first what most often does
     "data": ["test_data.py"],
     "evaluate": ["test_evaluate.py"],
     "table_files": ["test_data.py"],
-    "train": ["test_train.py::test_an_interrupted_run_resumes_to_the_same_parameters_bit_for_bit", "test_train.py"],
+    "train": [
+        "test_train.py::test_an_interrupted_run_resumes_to_the_same_parameters_bit_for_bit",
+        "test_train.py",
+        "test_sharding.py::test_parts_of_a_batch_give_the_gradient_of_the_whole",
+    ],
 }
 COPIED = ("course_lib", "tests", "lessons", "exercises", "pyproject.toml")  # conftest.py serves notebooks, in 8 s
 NEAREST = {
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many mutants of each module")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--new", action="store_true", help="begin again")
+    parser.add_argument("--survivors", action="store_true", help="try only those that survived, with today's tests")
     arguments = parser.parse_args()
     if unknown := set(arguments.modules) - TESTS.keys():
         parser.error(f"no tests are named for {', '.join(sorted(unknown))}; there are {', '.join(TESTS)}")
@@ -61,8 +67,10 @@ def main() -> None:
         session = WORK / module / "session.sqlite"
         if arguments.new or not session.exists():
             start(module, arguments.sample, arguments.seed)
-        # A mutant that was killed has left its change in the tree.
+        # A mutant that was interrupted has left its change in the tree.
         shutil.copy(WORK / module / "original.py", WORK / module / "tree" / "course_lib" / f"{module}.py")
+        if arguments.survivors:
+            forget_survivors(module)
         cosmic_ray("exec", module)
         report()
 
@@ -75,17 +83,11 @@ def start(module: str, sample: int | None, seed: int) -> None:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "tree" / name)
     shutil.copy(ROOT / "course_lib" / f"{module}.py", folder / "original.py")
-    tests = " ".join(f"tests/{name}" for name in TESTS[module])
-    command = f"{ROOT}/.venv/bin/python -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
-    seconds = []
-    for _ in range(2):  # the second finds JAX's programs compiled, as the mutants will
-        began = time.monotonic()
-        subprocess.run(command.split(), cwd=folder / "tree", env=environment(folder), check=True)
-        seconds.append(time.monotonic() - began)
+    seconds = [seconds_without_fault(module) for _ in range(2)]  # the second finds JAX's programs compiled
     (folder / "seconds").write_text(f"{seconds[-1]:.1f}\n")
     (folder / "config.toml").write_text(
         f'[cosmic-ray]\nmodule-path = "course_lib/{module}.py"\ntimeout = {30 + 3 * max(seconds):.0f}.0\n'
-        f'excluded-modules = []\ntest-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
+        f'excluded-modules = []\ntest-command = "{test_command(module)}"\n[cosmic-ray.distributor]\nname = "local"\n'
     )
     cosmic_ray("init", module)
     source = (folder / "original.py").read_text("utf-8")
@@ -99,6 +101,30 @@ def start(module: str, sample: int | None, seed: int) -> None:
         db.set_multiple_results(
             list(items.keys() - {job for *_, job in chosen}), WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
         )
+
+
+def test_command(module: str) -> str:
+    tests = " ".join(f"tests/{name}" for name in TESTS[module])
+    return f"{ROOT}/.venv/bin/python -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
+
+
+def seconds_without_fault(module: str) -> float:
+    began, folder = time.monotonic(), WORK / module
+    subprocess.run(test_command(module).split(), cwd=folder / "tree", env=environment(folder), check=True)
+    return time.monotonic() - began
+
+
+def forget_survivors(module: str) -> None:
+    """What survived is pending again, and meets the tests as they are now."""
+    shutil.copytree(ROOT / "tests", WORK / module / "tree" / "tests", dirs_exist_ok=True)
+    seconds_without_fault(module)
+    with use_db(WORK / module / "session.sqlite", WorkDB.Mode.open) as db:
+        tried, all_items = db.completed_work_items, db.work_items
+        db.clear()
+        db.add_work_items(all_items)
+        for item, result in tried:
+            if result.test_outcome != TestOutcome.SURVIVED:
+                db.set_result(item.job_id, result)
 
 
 def is_real(source: str, mutation: MutationSpec) -> bool:
@@ -159,21 +185,13 @@ def report() -> None:
         cells = [f"`{module}.py`", (folder / "all").read_text().strip(), len(results), caught, count["timed out"],
                  len(survived), share, (folder / "seconds").read_text().strip()]  # fmt: skip
         rows.append("| " + " | ".join(map(str, cells)) + " |")
-    TABLE.write_text(
-        "\n".join(
-            [
-                "# Mutants",
-                "",
-                "What `make mutants` found: how many small faults, put into the code one at a time, its tests notice.",
-                "",
-                "| module | mutants | tried | caught | of these by time | survived | caught | its tests, s |",
-                "| --- | --- | --- | --- | --- | --- | --- | --- |",
-                *rows,
-                "",
-            ]
-        ),
-        "utf-8",
-    )
+    head = [
+        "| module | mutants | tried | caught | of these by time | survived | caught | its tests, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    before, rest = TABLE.read_text("utf-8").split("<!-- table -->\n")
+    after = rest.partition("<!-- end -->\n")[2]
+    TABLE.write_text("\n".join([f"{before}<!-- table -->", *head, *rows, f"<!-- end -->\n{after}"]), "utf-8")
     print("\n".join(rows), flush=True)
 
 

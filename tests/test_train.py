@@ -1,7 +1,7 @@
 """Training: what it optimises, that it learns, and that an interrupted run ends where an uninterrupted one does."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import jax
@@ -60,6 +60,14 @@ def test_it_learns_and_ends_with_the_parameters_of_the_best_epoch(model):
     assert result.macro_f1 == max(epoch["validation_macro_f1"] for epoch in history)
     assert [epoch["epoch"] for epoch in history] == list(range(1, 9))
     assert all(epoch["examples_per_second"] > 0 for epoch in history)
+
+
+def test_the_defaults_are_the_recipe_that_was_measured():
+    """benchmarks/recipes.md chose them, and README's scores are theirs: measure again before they change."""
+    assert asdict(TrainConfig()) == dict(
+        epochs=3, batch_size=16, learning_rate=None, head_factor=10.0, warmup=0.1, weight_decay=0.01, clip_norm=1.0,
+        dropout=False, patience=2, accumulate=1, remat=False, seed=0,
+    )  # fmt: skip
 
 
 def test_the_rate_follows_the_models_width_unless_it_is_given():
