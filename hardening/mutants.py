@@ -83,12 +83,7 @@ def start(module: str, sample: int | None, seed: int) -> None:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "tree" / name)
     shutil.copy(ROOT / "course_lib" / f"{module}.py", folder / "original.py")
-    seconds = [seconds_without_fault(module) for _ in range(2)]  # the second finds JAX's programs compiled
-    (folder / "seconds").write_text(f"{seconds[-1]:.1f}\n")
-    (folder / "config.toml").write_text(
-        f'[cosmic-ray]\nmodule-path = "course_lib/{module}.py"\ntimeout = {30 + 3 * max(seconds):.0f}.0\n'
-        f'excluded-modules = []\ntest-command = "{test_command(module)}"\n[cosmic-ray.distributor]\nname = "local"\n'
-    )
+    configure(module)
     cosmic_ray("init", module)
     source = (folder / "original.py").read_text("utf-8")
     with use_db(folder / "session.sqlite", WorkDB.Mode.open) as db:
@@ -108,23 +103,34 @@ def test_command(module: str) -> str:
     return f"{ROOT}/.venv/bin/python -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
 
 
-def seconds_without_fault(module: str) -> float:
-    began, folder = time.monotonic(), WORK / module
-    subprocess.run(test_command(module).split(), cwd=folder / "tree", env=environment(folder), check=True)
-    return time.monotonic() - began
+def configure(module: str) -> None:
+    """See that the tests pass without a fault, and how long they take; write what Cosmic Ray runs, and its limit."""
+    folder, seconds = WORK / module, []
+    for _ in range(2):  # the second finds JAX's programs compiled, as the mutants will
+        began = time.monotonic()
+        subprocess.run(test_command(module).split(), cwd=folder / "tree", env=environment(folder), check=True)
+        seconds.append(time.monotonic() - began)
+    (folder / "seconds").write_text(f"{seconds[-1]:.1f}\n")
+    (folder / "config.toml").write_text(
+        f'[cosmic-ray]\nmodule-path = "course_lib/{module}.py"\ntimeout = {30 + 3 * max(seconds):.0f}.0\n'
+        f'excluded-modules = []\ntest-command = "{test_command(module)}"\n[cosmic-ray.distributor]\nname = "local"\n'
+    )
 
 
 def forget_survivors(module: str) -> None:
     """What survived is pending again, and meets the tests as they are now."""
     shutil.copytree(ROOT / "tests", WORK / module / "tree" / "tests", dirs_exist_ok=True)
-    seconds_without_fault(module)
-    with use_db(WORK / module / "session.sqlite", WorkDB.Mode.open) as db:
+    configure(module)
+    session, half = (WORK / module / name for name in ("session.sqlite", "half.sqlite"))
+    shutil.copy(session, half)  # renamed once it is complete: interrupted, nothing that was tried is lost
+    with use_db(half, WorkDB.Mode.open) as db:
         tried, all_items = db.completed_work_items, db.work_items
         db.clear()
         db.add_work_items(all_items)
         for item, result in tried:
             if result.test_outcome != TestOutcome.SURVIVED:
                 db.set_result(item.job_id, result)
+    half.replace(session)
 
 
 def is_real(source: str, mutation: MutationSpec) -> bool:

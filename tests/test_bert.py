@@ -226,12 +226,8 @@ def test_the_named_sizes_have_the_published_number_of_parameters():
     assert count(BertConfig.bert_base()) == 109_482_240
     assert count(BertConfig.bert_large()) == 335_141_888
     assert count(BertConfig.minilm_l6()) == 22_713_216
-    tiny = BertConfig.tiny()
-    assert (tiny.num_hidden_layers, tiny.hidden_size, tiny.intermediate_size, tiny.num_attention_heads) == (
-        2,
-        32,
-        64,
-        4,
+    assert BertConfig.tiny() == BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
 
 

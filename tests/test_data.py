@@ -332,11 +332,11 @@ def test_a_tokenizer_fits_a_model_that_has_all_its_tokens_and_room_for_one(token
     with pytest.raises(CourseError, match="30,522 tokens and the model 30,521"):
         load_tokenizer(tmp_path, 30_521)
     settings = tmp_path / "tokenizer_config.json"
-    for longest in (2, 3):  # [CLS], a token, [SEP]
-        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": longest}))
-        if longest < 3:
-            with pytest.raises(CourseError, match="model_max_length is 2"):
-                load_tokenizer(tmp_path)
+    fields = json.loads(settings.read_text())
+    settings.write_text(json.dumps(fields | {"model_max_length": 2}))
+    with pytest.raises(CourseError, match="model_max_length is 2"):
+        load_tokenizer(tmp_path)
+    settings.write_text(json.dumps(fields | {"model_max_length": 3}))  # [CLS], a token, [SEP]
     assert load_tokenizer(tmp_path).model_max_length == 3
 
 
@@ -347,7 +347,7 @@ def padded_tokens(lengths, buckets) -> int:
     return sum(min(bucket for bucket in buckets if bucket >= length) for length in lengths)
 
 
-@pytest.mark.parametrize("seed", [*range(18), 112, 188])  # the last two notice a count that is off by one
+@pytest.mark.parametrize("seed", [*range(20), 112, 188])  # the last two notice a count that is off by one
 def test_bucket_lengths_pad_the_least_of_all_choices(seed):
     rng = np.random.default_rng(seed)
     lengths = np.minimum(rng.geometric(1 / rng.integers(2, 30), rng.integers(1, 60)), 79)
