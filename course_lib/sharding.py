@@ -84,7 +84,7 @@ def data_mesh(devices: int | None = None) -> Mesh:
     if devices is None or jax.process_count() > 1:
         devices = len(there)
     if devices > len(there):
-        hint = f"; XLA_FLAGS=--xla_force_host_platform_device_count={devices} simulates them on a CPU"
+        hint = f"; JAX_NUM_CPU_DEVICES={devices} simulates them on a CPU"
         kind = there[0].platform
         raise CourseError(f"--devices {devices}: there are {len(there)} ({kind}){hint if kind == 'cpu' else ''}")
     return Mesh(np.array(there[:devices]), ("data",))

@@ -11,10 +11,6 @@
 # can compile for a TPU that is not there.
 
 # %%
-import os
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # before JAX starts
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -24,6 +20,7 @@ from flax import nnx
 
 from course_lib import plots
 
+jax.config.update("jax_num_cpu_devices", 8)  # before JAX starts, which the next line makes it do
 print(f"{len(jax.devices())} devices, all of them this CPU")
 
 # %% [markdown]
@@ -374,9 +371,8 @@ print(f"process {number} of {jax.process_count()}: has {batch.addressable_shards
 """
 
 # %%
-env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 pair = [
-    subprocess.Popen([sys.executable, "-c", SCRIPT, str(n), address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    subprocess.Popen([sys.executable, "-c", SCRIPT, str(n), address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for n in (0, 1)
 ]
 said = [process.communicate(timeout=200)[0] for process in pair]

@@ -49,7 +49,7 @@ for devices in (1, 8):
 def environment(devices: int = 1) -> dict:
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "TQDM_DISABLE": "1",
         "JAX_PLATFORMS": "cpu",
@@ -223,7 +223,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 
 def test_more_devices_than_there_are_is_refused_with_what_to_do():
-    with pytest.raises(CourseError, match="there are 1 .*xla_force_host_platform_device_count=3"):
+    with pytest.raises(CourseError, match="there are 1 .*JAX_NUM_CPU_DEVICES=3"):
         data_mesh(3)
 
 
