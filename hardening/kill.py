@@ -1,6 +1,6 @@
 """kill -9 at random moments: nothing half remains, and going on gives the very bytes of an uninterrupted run.
 
-    python hardening/kill.py [--moments 30] [--seed 0]
+    .venv/bin/python hardening/kill.py [--moments 30] [--seed 0]
 
 The moments are spread over fine-tuning with its checkpoints (into an empty folder, and over an older model), saving,
 building notebooks (in a copy of the course) and fetching a model (from a hub and from a package, both on this machine).
@@ -342,7 +342,8 @@ def main() -> None:
         ["| killed while | moments | survived | lost | what was there afterwards |", "|---|---|---|---|---|"]
     )
     text = (
-        f"# kill -9 at random moments\n\n`python hardening/kill.py --moments {options.moments} --seed {options.seed}`. "
+        "# kill -9 at random moments\n\n"
+        f"`.venv/bin/python hardening/kill.py --moments {options.moments} --seed {options.seed}`. "
         "Survived: nothing half was left that opens, and the same command\n(`--resume` where there were checkpoints) "
         "gave the very bytes of an uninterrupted run.\n\n" + table + "\n" + "\n".join(rows) + "\n"
     )

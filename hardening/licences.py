@@ -1,6 +1,6 @@
 """The licence of every package in requirements.lock, as its own metadata states it: hardening/licences.md.
 
-    python hardening/licences.py
+    .venv/bin/python hardening/licences.py
 
 The lock holds packages for other systems and other versions of Python, too. Their metadata is read from the wheels
 that uv fetches for those, checked against the lock's hashes. A licence that is unknown or not allowed is an error.

@@ -1,8 +1,8 @@
 """The course with the network cut: in a network namespace that has no interface but the machine's own, `lo`.
 
-    python hardening/offline.py                   the command line, the service, JupyterLab and three notebooks
-    python hardening/offline.py cli service …     some of these: cli, service, lab, notebooks
-    python hardening/offline.py suite             everything: `make test`
+    .venv/bin/python hardening/offline.py                the command line, the service, JupyterLab and three notebooks
+    .venv/bin/python hardening/offline.py cli service …  some of these: cli, service, lab, notebooks
+    .venv/bin/python hardening/offline.py suite          everything: `make test`
 
 Run it after the set-up, which is the last to need the network. Linux only; without root, the system must let users
 make namespaces of their own. What was found goes to hardening/offline.md.
@@ -231,8 +231,8 @@ def main() -> None:
             rows.append(f"| {TITLES[name]} | {time.monotonic() - started:.0f} s | {' '.join(result.split())[:300]} |")
     assert show_that_the_network_is_cut() == cut
     text = (
-        f"# With the network cut\n\n`python hardening/offline.py {' '.join(parts)}`, in a network namespace of its own "
-        f"({cut}).\n\n| part | took | what ran |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        f"# With the network cut\n\n`.venv/bin/python hardening/offline.py {' '.join(parts)}`, in a network namespace "
+        f"of its own ({cut}).\n\n| part | took | what ran |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     (ROOT / "hardening" / "offline.md").write_text(text, "utf-8")
     sys.exit(failed)

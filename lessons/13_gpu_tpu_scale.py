@@ -492,7 +492,7 @@ UTILISATION = 0.4  # assumed; measure yours
 CHIP_MEMORY = 16e9  # bytes, from the data sheet
 TEXTS, EPOCHS, LENGTH, ROWS_PER_CHIP = 10e6, 3, 128, 32
 
-flops = step_flops(large, 1, LENGTH) * TEXTS * EPOCHS
+flops = 4 / 3 * step_flops(large, 1, LENGTH) * TEXTS * EPOCHS  # with remat the forward pass, a third of a step, runs twice
 need = training_memory(large, ROWS_PER_CHIP, LENGTH, dtype="bfloat16", remat=True)
 plain = training_memory(large, ROWS_PER_CHIP, LENGTH)
 for chips in (1, 8, 256):

@@ -58,8 +58,8 @@ assert same
 # ## How long does one answer take?
 #
 # A compiled function has fixed shapes, and the first message of a new shape pays for the compiler, while a customer waits. So a
-# service compiles **before** it opens. `ServedModel` has a few padded lengths, as in lesson 11, and a few batch sizes, and makes
-# one program for each pair.
+# service compiles **before** it opens. `ServedModel` has a few padded lengths, as in lesson 11, and for each a few batch sizes,
+# fewer where texts are long, and makes one program for each pair.
 
 # %%
 from course_lib.batching import ServedModel
@@ -211,7 +211,7 @@ for rate in (50, 600):
         print(f"{rate:3} a second, waiting up to {1000 * max_wait:2.0f} ms:  p50 {p50:3.0f} ms   p99 {p99:3.0f} ms")
 
 # %% [markdown]
-# **False, mostly.** On a quiet day patience is pure loss; on a busy day the queue fills by itself. A little of it does no harm.
+# **False, mostly.** On a quiet day patience is pure loss, so a service has little of it; on a busy day the queue fills by itself.
 #
 # ## The service
 #
@@ -273,7 +273,7 @@ from course_lib.serve import MAX_BODY, MAX_CHARACTERS, MAX_TEXTS
 
 chosen = Settings()
 print(f"a text: {MAX_CHARACTERS:,} characters    a request: {MAX_TEXTS} texts, {MAX_BODY // 1024} KiB")
-print(f"a run: {chosen.max_batch} texts    waiting for company: {1000 * chosen.max_wait:.0f} ms")
+print(f"a run: up to {chosen.max_batch} texts    waiting for company: {1000 * chosen.max_wait:.0f} ms")
 print(f"the queue: {chosen.max_queue} texts    an answer: within {chosen.timeout:.0f} s")
 
 # %% [markdown]
@@ -340,7 +340,7 @@ title = f"Sixteen callers, {rate / single_rate:.1f} times the answers a second"
 plots.finish(ax, title, "time to the answer (ms)", "callers answered (%)")
 
 # %% [markdown]
-# Far fewer runs, and yet not many more answers: here callers and service share two cores and one Python process.
+# Far fewer runs, and more answers, though by much less: here callers and service share the cores and one Python process.
 # `benchmarks/serve.py` measures properly, with 1, 8 and 64 callers in a process of their own, beside a transformers server
 # with PyTorch, and writes a table of what came out.
 #
@@ -492,11 +492,11 @@ del served, model, arrays, stored  # from here on the service alone answers; giv
 
 # %% [markdown]
 # **Smaller: true. Faster: no, slower. Less accurate: not that we could see.** The weights arrive in 8 bits, but the arithmetic is done
-# in 32 after all, so each call first turns every matrix back, and for a single message that is most of the work. A speed-up needs
-# hardware that multiplies 8-bit numbers and a program that lets it. The few changed answers are near-ties, as likely to become right
-# as wrong; lesson 12's intervals say that so few messages cannot tell such models apart.
+# in 32 after all, so each call first turns every matrix back, and a single message waits for that; with bfloat16 it waits, too. A
+# speed-up needs hardware that multiplies 8-bit numbers and a program that lets it. Where an answer changes it was a near-tie, as likely
+# to become right as wrong; lesson 12's intervals say that so few messages cannot tell such models apart.
 #
-# bfloat16 halves the file at the least risk; int8 is for where every megabyte has to be downloaded. If speed matters, turn them back
+# bfloat16 halves the file at the least risk; int8 is for where every megabyte has to be downloaded. If speed matters, turn either back
 # once, after loading.
 #
 # ## The world moves on
@@ -675,7 +675,7 @@ shutil.rmtree(versions)
 # %% [markdown]
 # ## What you now know
 #
-# 1. A model is handed over as a folder (or a StableHLO file) that says what it said before, to the last bit; everything else is around that.
+# 1. A model is handed over as a folder that says what it said before, to the last bit, or as a StableHLO file that says it to 1e-5.
 # 2. Latency is a distribution. State p50 and p99; a queue near its limit has a p99 that has nothing to do with the work.
 # 3. Batching lets callers share a run. Compile every shape before you open, bound the queue, and refuse early, with a reason.
 # 4. 16 or 8 bits make the weights two or four times smaller. Speed and accuracy you measure, with your model on your machine.
