@@ -1,6 +1,6 @@
 """Build every lesson anew: do the same sources give the same files?
 
-    .venv/bin/python hardening/twice.py          all lessons, half an hour on 2 cores
+    .venv/bin/python hardening/twice.py          all lessons
     .venv/bin/python hardening/twice.py 04 11    these
 
 The builds run in copies of what git has, each in a folder of its own. A lesson that comes out as it is committed was
@@ -19,11 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from course_lib.notebook_build import FOLDERS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "hardening" / "determinism.md"
 COURSE = Path(sys.executable).with_name("course")
 SAME = "the same files"
-FOLDERS = ("notebooks", "exercises", "solutions")
 
 
 def main() -> None:
