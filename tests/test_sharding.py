@@ -234,6 +234,13 @@ def test_rows_that_cannot_be_divided_are_refused():
         fit(model, None, None, TrainConfig(batch_size=8, accumulate=3))
 
 
+@pytest.mark.parametrize("accumulate, parts", [(1, "3 devices"), (2, "3 devices × 2 parts")])
+def test_rows_that_cannot_be_divided_among_the_devices_are_refused(accumulate, parts):
+    config = TrainConfig(batch_size=8, accumulate=accumulate)
+    with pytest.raises(CourseError, match=f"batch_size 8 cannot be divided among {parts}$"):
+        fit(None, None, None, config, mesh=jax.sharding.AbstractMesh((3,), ("data",)))
+
+
 def test_a_batch_lies_on_the_mesh_in_rows():
     batch = split_rows(empty_batch(8, 16), data_mesh(1))
     assert {shard.data.shape for shard in batch.input_ids.addressable_shards} == {(8, 16)}
