@@ -250,9 +250,7 @@ def fit(
 
 def best_epoch(history: list[dict]) -> int:
     """The number of the epoch with the best macro-F1 on the validation set, the earliest of equals; 0 for none."""
-    return max(history, key=lambda epoch: (epoch["validation_macro_f1"], -epoch["epoch"]), default={"epoch": 0})[
-        "epoch"
-    ]
+    return max(history, key=lambda epoch: epoch["validation_macro_f1"], default={"epoch": 0})["epoch"]
 
 
 def fit_seeds(
@@ -290,7 +288,7 @@ def _compile(
         gradients_of.lower(graph, params, batch, key, config.accumulate, config.remat).compile()
 
     gradients_of, update_of = programs()
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, len(buckets) + 1)) as pool:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         waiting = [pool.submit(gradients, length) for length in reversed(buckets)]
         update_of.lower(optimizer, params, opt_state, params).compile()
         for one in waiting:

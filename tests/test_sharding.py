@@ -220,6 +220,9 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     step = jax.jit(partial(loss_and_gradients, graph), static_argnames="accumulate")
     whole, parts = (step(params, batch, jax.random.key(0), accumulate=n) for n in (1, 4))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole, parts)
+    of_all_rows = f"f32[8,16,{config.hidden_size}]"  # what the parts are there to avoid
+    traced = [str(step.trace(params, batch, jax.random.key(0), accumulate=n).jaxpr) for n in (1, 4)]
+    assert [of_all_rows in program for program in traced] == [True, False]
 
 
 def test_more_devices_than_there_are_is_refused_with_what_to_do():

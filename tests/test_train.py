@@ -1,5 +1,6 @@
 """Training: what it optimises, that it learns, and that an interrupted run ends where an uninterrupted one does."""
 
+import inspect
 import shutil
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tqdm import tqdm
 
 from course_lib import CourseError
 from course_lib.checkpoint import load_pretrained
@@ -68,6 +70,7 @@ def test_the_defaults_are_the_recipe_that_was_measured():
         epochs=3, batch_size=16, learning_rate=None, head_factor=10.0, warmup=0.1, weight_decay=0.01, clip_norm=1.0,
         dropout=False, patience=2, accumulate=1, remat=False, seed=0,
     )  # fmt: skip
+    assert inspect.signature(fit_seeds).parameters["seeds"].default == (0, 1, 2)
 
 
 def test_the_rate_follows_the_models_width_unless_it_is_given():
@@ -81,6 +84,37 @@ def test_it_stops_when_patience_runs_out(model):
     validation = Examples(train.token_ids, np.roll(train.labels, 1))  # nothing to learn for it: no epoch gets better
     history = fit(model, train, validation, replace(CONFIG, epochs=9, patience=2, learning_rate=1e-5))
     assert len(history) == best_epoch(history) + 2 < 9
+
+
+def test_the_schedule_is_as_long_as_the_run_also_where_the_last_batch_is_not_full(model, monkeypatch):
+    planned, data = [], examples(20, 0)
+
+    def spy(config, total_steps):
+        planned.append(total_steps)
+        return make_optimizer(config, total_steps)
+
+    monkeypatch.setattr("course_lib.train.make_optimizer", spy)
+    fit(model, data, examples(8, 1), replace(CONFIG, epochs=2))
+    assert planned == [2 * len(list(batches(data, CONFIG.batch_size, (24,))))] == [6]
+
+
+def test_the_bar_counts_examples_shows_the_loss_of_the_step_before_and_goes(model, monkeypatch):
+    bars, shown = [], []
+
+    class Bar(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+        def set_postfix(self, **values):
+            shown.append(values)
+
+    monkeypatch.setattr("course_lib.train.tqdm", Bar)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    [epoch] = fit(model, examples(20, 0), examples(8, 1), replace(CONFIG, epochs=1))
+    assert [(bar.n, bar.total, bar.leave) for bar in bars] == [(20, 20, False)]
+    assert len(shown) == 2 and all(values["epoch"] == "1/1" for values in shown)
+    assert float(shown[0]["loss"]) == pytest.approx(epoch["train_loss"], rel=0.5)  # of one step, not of their sum
 
 
 def test_best_epoch_is_the_earliest_of_equals():
@@ -134,6 +168,13 @@ def saved(tiny_folder, tmp_path_factory):
 def test_another_runs_checkpoint_is_refused(model, saved, config, data, about, said):
     with pytest.raises(CourseError, match=said):
         fit(model, examples(16, data), examples(8, 1), config, checkpoints=saved, resume=True, about=about)
+
+
+def test_without_resume_a_run_begins_at_its_first_epoch(model, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    lines = []
+    fit(model, examples(16, 0), examples(8, 1), ONE_EPOCH, checkpoints=tmp_path / "run", report=lines.append)
+    assert [line[:9] for line in lines] == ["epoch 1/1"]
 
 
 @pytest.mark.parametrize(
@@ -203,10 +244,11 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_real_rows():
     assert float(classification_loss(logits, batch)) == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_dropout_follows_the_key_and_without_one_there_is_none(model):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_dropout_follows_the_key_and_without_one_there_is_none(model, accumulate):
     graph, params = nnx.split(model, nnx.Param)
     [batch] = batches(examples(4, 0), 4, (24,))
-    loss_of = jax.jit(lambda params, key: loss_and_gradients(graph, params, batch, key)[0])
+    loss_of = jax.jit(lambda params, key: loss_and_gradients(graph, params, batch, key, accumulate)[0])
     a, b, c = (float(loss_of(params, jax.random.key(seed))) for seed in (1, 1, 2))
     assert a == b != c
     plain = classification_loss(model(batch.input_ids, batch.attention_mask), batch)
