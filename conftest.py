@@ -28,6 +28,15 @@ runpy.run_path(str(ROOT / "tests" / "offline" / "sitecustomize.py"))  # this pro
 os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests start
 os.environ |= compile_cache_variables()  # most programs are needed by many tests
 
+if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker, and what it starts, on cores of its own: on all cores they hold one another up.
+    number, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[number::workers] or cores)
+if os.environ.get("AB") and "PYTEST_XDIST_WORKER" in os.environ:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
+
 
 class Kernel(RunningKernel):
     def __init__(self, kernel_name, cwd=None, startup_timeout=60):
