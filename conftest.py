@@ -20,6 +20,7 @@ from nbval.kernel import RunningKernel, start_new_kernel
 
 from course_lib.cache import compile_cache_variables
 from course_lib.notebook_build import kernel_env
+from course_lib.start import large_pages
 
 ROOT = Path(__file__).resolve().parent
 STARTED = time.perf_counter()
@@ -27,6 +28,7 @@ STARTED = time.perf_counter()
 runpy.run_path(str(ROOT / "tests" / "offline" / "sitecustomize.py"))  # this process
 os.environ["PYTHONPATH"] = kernel_env(ROOT)["PYTHONPATH"]  # those that tests start
 os.environ |= compile_cache_variables()  # most programs are needed by many tests
+os.environ |= large_pages()  # as `course lab` and `course build` have it
 
 if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker, and what it starts, on cores of its own: on all cores they hold one another up.

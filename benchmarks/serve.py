@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     python = peers_python(arguments.env)
     router = tickets_router()
-    course = [sys.executable, "-c", "from course_lib.cli import main; main()", "serve", router, "--port", "PORT"]
+    course = [Path(sys.executable).with_name("course"), "serve", router, "--port", "PORT"]
     servers = {
         "transformers, one at a time": [python, HERE / "plain_server.py", router, "PORT", "plain"],
         "transformers, batched": [python, HERE / "plain_server.py", router, "PORT", "batched"],

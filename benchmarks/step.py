@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/step.py [--shape minilm-l6|bert-base] [--dtype float32|bfloat16]
                                         [--batches 32] [--lengths 24,128] [--rounds 5] [--env FOLDER]
 
-A head for eight classes, dropout on, clipping, AdamW on all parameters, random tokens. Both programs stay up and are
-asked in turns, so that what else the machine does meets both. With the defaults about 5 minutes on 2 cores, and once
-some minutes for the other side's environment; it then writes benchmarks/step.md. Any other choice is written to
-benchmarks/step-SHAPE-DTYPE.md. On a GPU, say
+A head for eight classes, dropout on, clipping, AdamW on all parameters, random tokens. The programs stay up and are
+asked in turns, so that what else the machine does meets all. On a CPU both sides run in large pages of memory where
+the script `course` does (course_lib/start.py), and a third program is this course's step without them. With the
+defaults about 12 minutes on 2 cores, and once some minutes for the other side's environment; it then writes
+benchmarks/step.md. Any other choice is written to benchmarks/step-SHAPE-DTYPE.md. On a GPU, say
 `--shape bert-base --dtype bfloat16 --batches 32,64,128,256,512 --lengths 128`.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.pretrained import fetch
+from course_lib.start import large_pages
 
 HERE = Path(__file__).resolve().parent
 STEPS = 8  # in one turn
@@ -99,11 +101,15 @@ def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[
     folder = model_folder(arguments.shape, folder)
     config = read_config(folder)[0]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    share = env | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    theirs = [python, HERE / "torch_step.py", folder, arguments.dtype]
+    ours = [sys.executable, __file__, "answer", folder, arguments.dtype]
+    pages, share = large_pages() if device == "cpu" else {}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     sides = [
-        subprocess.Popen([python, HERE / "torch_step.py", folder, arguments.dtype], env=env, **pipes),
-        subprocess.Popen([sys.executable, __file__, "answer", folder, arguments.dtype], env=share, **pipes),
+        subprocess.Popen(theirs, env=env | pages, **pipes),
+        subprocess.Popen(ours, env=env | pages | share, **pipes),
     ]
+    if pages:
+        sides.append(subprocess.Popen(ours, env=env | share, **pipes))
     lines = []
     for length in map(int, arguments.lengths.split(",")):
         for batch in map(int, arguments.batches.split(",")):
@@ -118,13 +124,14 @@ def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[
                     ask(program, length, batch, STEPS)
                     turns[-1].append(answer(program))
                 time.sleep(0.5)  # idle threads spin for a moment
-            torch, ours = (statistics.median(turn[side][0] for turn in turns) for side in (0, 1))
+            torch, ours, *small = (statistics.median(turn[side][0] for turn in turns) for side in range(len(sides)))
             ratio = statistics.median(turn[1][0] / turn[0][0] for turn in turns)
             used = step_flops(config, batch, length) / ours / float(rate)
-            held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1])
+            held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1][:2])
+            in_small = " ".join(f"{1000 * one:.0f}" for one in small)
             lines.append(
                 f"| {length} | {batch} | {1000 * torch:.0f} | {1000 * ours:.0f} | {ratio:.2f} | {batch / ours:.0f} | "
-                f"{used:.0%} | {held.strip(' /')} |"
+                f"{used:.0%} | {in_small} | {held.strip(' /')} |"
             )
             print(lines[-1], flush=True)
     for program in sides:
@@ -156,10 +163,11 @@ def main() -> None:
 Written by `benchmarks/step.py`. {arguments.shape}, {arguments.dtype}, dropout, clipping, AdamW on all parameters;
 on {where}; jax {jax.__version__}, {peers_versions(python)}. Medians of {arguments.rounds} turns of {STEPS} steps
 each, taken alternately; the ratio is the median of the turns' ratios. Utilisation: the arithmetic that the step needs,
-over what this device does in a product of two large matrices of the same type.
+over what this device does in a product of two large matrices of the same type. Small pages: this course's step without
+the large pages of memory that both sides have here, as the script `course` has, where Linux lets a program ask.
 
-| tokens | batch | PyTorch, ms | this course, ms | ratio | examples/s | utilisation | GiB held: PyTorch / course |
-|---:|---:|---:|---:|---:|---:|---:|---:|
+| tokens | batch | PyTorch, ms | this course, ms | ratio | examples/s | utilisation | small pages, ms | GiB held, both |
+|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {chr(10).join(lines)}
 """
     usual = all(
