@@ -31,13 +31,10 @@ os.environ |= compile_cache_variables()  # most programs are needed by many test
 os.environ |= large_pages()  # as `course lab` and `course build` have it
 
 if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
-    # Each worker, and what it starts, on cores of its own: on all cores they hold one another up.
+    # Each worker, and what it starts, on cores of its own, so that none waits for threads of another.
     number, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[number::workers] or cores)
-if os.environ.get("AB") and "PYTEST_XDIST_WORKER" in os.environ:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
+    os.sched_setaffinity(0, cores[number % workers :: workers] or cores)
 
 
 class Kernel(RunningKernel):

@@ -25,6 +25,7 @@ from sst2 import sst2_tables
 
 from course_lib.data import read_table
 from course_lib.pretrained import fetch
+from course_lib.start import large_pages
 from course_lib.train import TrainConfig
 
 HERE = Path(__file__).resolve().parent
@@ -50,6 +51,7 @@ def epoch_ends(command: list) -> tuple[list[float], list[str]]:
 
 
 def main() -> None:
+    os.environ |= large_pages()  # for both sides, as the script `course` has it
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")

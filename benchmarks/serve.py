@@ -28,6 +28,7 @@ from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.data import load_tickets
 from course_lib.finetune import tickets_router
+from course_lib.start import large_pages
 
 HERE = Path(__file__).resolve().parent
 CALLERS = (1, 8, 64)
@@ -80,6 +81,7 @@ def row(name: str, callers: int, measured: dict) -> tuple[str, float]:
 
 
 def main() -> None:
+    os.environ |= large_pages()  # for all servers, as the script `course` has it
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10, help="for one measurement")
     parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")

@@ -30,6 +30,8 @@ from course_lib.start import large_pages
 
 HERE = Path(__file__).resolve().parent
 STEPS = 8  # in one turn
+SMALL_PAGES = """ Small pages: this course's step without
+the large pages of memory that both sides have, as the script `course` has where Linux lets a program ask for them."""
 
 
 def answer_questions(folder: str, dtype: str) -> None:
@@ -85,8 +87,9 @@ def model_folder(shape: str, folder: Path) -> Path:
     return save_pretrained(BertForSequenceClassification(config, rngs=nnx.Rngs(0)), folder / shape)
 
 
-def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[str, list[str]]:
-    """The name of the device, and the table's rows."""
+def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[str, bool, list[str]]:
+    """The name of the device, whether both sides had large pages, and the table's rows."""
+    os.environ.pop("GLIBC_TUNABLES", None)  # one program shall be without
     # This process keeps off the GPU, where whoever comes first takes most of the memory.
     env = dict(os.environ)
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -127,17 +130,17 @@ def measure(arguments: argparse.Namespace, folder: Path, python: Path) -> tuple[
             torch, ours, *small = (statistics.median(turn[side][0] for turn in turns) for side in range(len(sides)))
             ratio = statistics.median(turn[1][0] / turn[0][0] for turn in turns)
             used = step_flops(config, batch, length) / ours / float(rate)
-            held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1][:2])
-            in_small = " ".join(f"{1000 * one:.0f}" for one in small)
+            held = " / ".join(f"{peak / 2**30:.1f}" if peak else "" for _, peak in turns[-1])
+            last = f"{1000 * small[0]:.0f}" if small else held.strip(" /")
             lines.append(
                 f"| {length} | {batch} | {1000 * torch:.0f} | {1000 * ours:.0f} | {ratio:.2f} | {batch / ours:.0f} | "
-                f"{used:.0%} | {in_small} | {held.strip(' /')} |"
+                f"{used:.0%} | {last} |"
             )
             print(lines[-1], flush=True)
     for program in sides:
         program.stdin.close()
         program.wait(60)
-    return device, lines
+    return device, bool(pages), lines
 
 
 def main() -> None:
@@ -151,23 +154,23 @@ def main() -> None:
     arguments = parser.parse_args()
     python = peers_python(arguments.env)
     with tempfile.TemporaryDirectory() as folder:
-        device, lines = measure(arguments, Path(folder), python)
+        device, pages, lines = measure(arguments, Path(folder), python)
 
     import jax
 
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
     where = machine if device == "cpu" else f"one {device}"
+    last = "small pages, ms" if pages else "GiB held: PyTorch / course"
     text = f"""\
 # One training step
 
 Written by `benchmarks/step.py`. {arguments.shape}, {arguments.dtype}, dropout, clipping, AdamW on all parameters;
 on {where}; jax {jax.__version__}, {peers_versions(python)}. Medians of {arguments.rounds} turns of {STEPS} steps
 each, taken alternately; the ratio is the median of the turns' ratios. Utilisation: the arithmetic that the step needs,
-over what this device does in a product of two large matrices of the same type. Small pages: this course's step without
-the large pages of memory that both sides have here, as the script `course` has, where Linux lets a program ask.
+over what this device does in a product of two large matrices of the same type.{SMALL_PAGES if pages else ""}
 
-| tokens | batch | PyTorch, ms | this course, ms | ratio | examples/s | utilisation | small pages, ms | GiB held, both |
-|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| tokens | batch | PyTorch, ms | this course, ms | ratio | examples/s | utilisation | {last} |
+|---:|---:|---:|---:|---:|---:|---:|---:|
 {chr(10).join(lines)}
 """
     usual = all(

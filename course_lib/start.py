@@ -1,4 +1,4 @@
-"""The script `course`: the command line, in a process whose arrays lie in large pages of memory."""
+"""The script `course`: the command line, in a process that keeps arrays in large pages of memory where it can."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ def large_pages() -> dict[str, str]:
     """Environment variables for processes that are yet to start: memory in pages of 2 MiB where Linux has 4 KiB.
 
     A training step of BERT asks for a gigabyte and gives it back, and pays for each page with a fault;
-    benchmarks/step.md has what that costs. Empty where Linux does not leave it to the program or its large pages are
-    larger, 512 MiB on some ARM machines; where this process was started so; and where GLIBC_TUNABLES is in use.
+    benchmarks/step.md has what that costs. Empty where Linux does not leave it to the program, where its large pages
+    are larger (512 MiB on some ARM machines), and where GLIBC_TUNABLES is set, to this or to something else.
     """
     if "GLIBC_TUNABLES" in os.environ:
         return {}
@@ -25,9 +25,11 @@ def large_pages() -> dict[str, str]:
 
 
 def main() -> None:
-    if variables := large_pages():  # the C library reads them once, when a process starts
+    # The C library reads them once, when a process starts: start again. The -X option, which Python passes over, says
+    # that this was done, should the variables get lost on the way. A debugger would lose its breakpoints.
+    if "large_pages" not in sys._xoptions and sys.gettrace() is None and (variables := large_pages()):
         os.environ |= variables
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-X", "large_pages", *sys.orig_argv[1:]])
     from course_lib.cli import main
 
     main()

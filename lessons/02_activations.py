@@ -375,7 +375,7 @@ axes[0, 0].legend(frameon=False);
 
 # %% [markdown]
 # Read the upper row from left to right, as the signal travels, and the lower row from right to left. A line ends where it
-# falls below $10^{-6}$: next to a sigmoid's 0.5, that is little more than 32-bit rounding. Where do the lines end up?
+# falls below $10^{-6}$: next to a sigmoid's 0.5, that is a few dozen steps of a 32-bit number. Where do the lines end up?
 
 # %%
 def brief(value):

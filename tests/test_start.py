@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -62,13 +63,29 @@ def test_the_script_begins_again_once_with_the_same_arguments(linux, monkeypatch
     monkeypatch.setattr(cli, "main", lambda: ran.append(True))
     with pytest.raises(SystemExit):
         start.main()
-    again = [sys.executable, "-X", "utf8", "/bin/course", "predict", "a b"]
+    again = [sys.executable, "-X", "large_pages", "-X", "utf8", "/bin/course", "predict", "a b"]
     assert began == [(sys.executable, again, "glibc.malloc.hugetlb=1")] and not ran
     start.main()
-    assert len(began) == 1 and ran
+    assert len(began) == 1 and len(ran) == 1
+    del os.environ["GLIBC_TUNABLES"]  # a program with rights of its own loses it
+    monkeypatch.setattr(sys, "_xoptions", {"large_pages": True})
+    start.main()
+    assert len(began) == 1 and len(ran) == 2
+
+
+def test_under_a_debugger_the_script_goes_on(linux, monkeypatch):
+    linux("always [madvise] never")
+    ran = []
+    monkeypatch.setattr(os, "execv", lambda *again: pytest.fail("the breakpoints are lost"))
+    monkeypatch.setattr(sys, "gettrace", lambda: print)
+    monkeypatch.setattr(cli, "main", lambda: ran.append(True))
+    start.main()
+    assert ran
 
 
 def test_the_real_script_keeps_its_arguments_its_streams_and_its_exit_code():
+    [script] = entry_points(group="console_scripts", name="course")
+    assert script.value == "course_lib.start:main"
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     ran = subprocess.run([COURSE, "predict", "not there", "a text"], env=env, capture_output=True, text=True)
     assert ran.returncode == 2 and ran.stdout == "" and ran.stderr.startswith("error: not there")
