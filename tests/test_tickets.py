@@ -6,16 +6,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import course_lib
 from course_lib.bert import BertModel
 from course_lib.checkpoint import load_pretrained
-from course_lib.data import batches, bucket_lengths, load_tokenizer, tokenize
+from course_lib.data import load_tokenizer, tokenize
+from course_lib.predict import embed
 from course_lib.pretrained import fetch
 
 DATA = Path(course_lib.__file__).parent / "data"
@@ -131,27 +129,11 @@ def test_the_data_card_states_the_counts_of_the_file():
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    """Sentence vectors of length 1, float32 [n, 384]: the tickets, then the texts of the pairs.
-
-    The mean over the tokens of MiniLM's last layer, as sentence-transformers takes it, so a dot product is a cosine.
-    """
+    """Sentence vectors of length 1, float32 [n, 384]: the tickets, then the texts of the pairs."""
     folder = fetch()
     texts = [ticket["text"] for ticket in TICKETS] + PAIR_TEXTS
     examples = tokenize(load_tokenizer(folder), texts, max_length=512)
-    graph, params = nnx.split(load_pretrained(folder, architecture=BertModel))
-
-    @jax.jit
-    def embed(params, ids, mask):
-        hidden = nnx.merge(graph, params)(ids, mask)
-        mean = (hidden * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
-        return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
-
-    found = np.zeros((len(texts), 384), np.float32)
-    for batch in batches(examples, 64, bucket_lengths(examples.lengths)):
-        real = batch.index >= 0
-        found[batch.index[real]] = np.asarray(embed(params, batch.input_ids, batch.attention_mask))[real]
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    return found
+    return embed(load_pretrained(folder, architecture=BertModel), examples)
 
 
 def most_alike(cosines: np.ndarray, texts: list[str], others: list[str]) -> str:
