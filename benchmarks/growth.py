@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from course_lib.start import large_pages
+
 HERE = Path(__file__).resolve().parent
 ROWS = (1_000, 10_000, 100_000)
 USUAL = {"length": 32, "batch": 16, "layers": 6}
@@ -164,6 +166,7 @@ def draw(rows: list[tuple[str, int, float, float]]) -> None:
 
 
 def main() -> None:
+    os.environ |= large_pages()  # as the script `course` has it
     kinds = [(kind, ROWS) for kind in WORK] + list(STEPS.items())
     rows = []
     for kind, values in kinds:

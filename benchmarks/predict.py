@@ -4,7 +4,7 @@
 
 The texts are the tickets' messages, over and over. Both programs stay up and are asked in turns. The pipeline once as
 it comes, one text at a time, and once 32 at a time, as the Predictor does. Then one message a call, both warm. About
-ten minutes on 2 cores; writes benchmarks/predict.md.
+twenty minutes on 2 cores; writes benchmarks/predict.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.data import load_tickets
 from course_lib.finetune import tickets_router
+from course_lib.start import large_pages
 
 HERE = Path(__file__).resolve().parent
 CALLS = 300
@@ -53,6 +54,7 @@ def ask(program: subprocess.Popen, batch: int, count: int) -> float:
 
 
 def main() -> None:
+    os.environ |= large_pages()  # for both sides, as the script `course` has it
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -22,6 +22,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from course_lib.start import large_pages
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -39,7 +41,7 @@ def run(page: Path, cells: int | None, **environment: str) -> float:
     notebook.cells = code[:cells]
     started = time.perf_counter()
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(page.parent)}})
-    with client.setup_kernel(env={**os.environ, "TQDM_DISABLE": "1", **environment}):
+    with client.setup_kernel(env={**os.environ, **large_pages(), "TQDM_DISABLE": "1", **environment}):
         for i, cell in enumerate(notebook.cells):
             client.execute_cell(cell, i)
         return time.perf_counter() - started

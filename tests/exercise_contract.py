@@ -62,57 +62,60 @@ class ExerciseContract:
     def pytest_generate_tests(self, metafunc):
         cls = metafunc.cls
         if "says" in metafunc.fixturenames:
-            cases = [(name, *case) for name, cases in cls.wrong.items() for case in cases]
-            ids = [f"{name}: {says}" for name, says, _ in cases]
-            metafunc.parametrize(("name", "says", "answer"), cases, ids=ids)
+            cases = [(name, i, says) for name, cases in cls.wrong.items() for i, (says, _) in enumerate(cases)]
+            ids = [f"{name}: {says}" for name, _, says in cases]
+            metafunc.parametrize(("name", "i", "says"), cases, ids=ids)
         elif "name" in metafunc.fixturenames:
             metafunc.parametrize("name", cls.wrong)
 
-    @property
-    def checks(self):
-        return {exercise.name: exercise for exercise in exercises() if exercise.lesson == self.lesson[:2]}
+    @classmethod
+    def checks(cls):
+        return {exercise.name: exercise for exercise in exercises() if exercise.lesson == cls.lesson[:2]}
 
     def answers(self, folder):
         return run_notebook(folder, self.lesson)[1]
 
-    def wrong_verdict(self, name, answer):
+    @classmethod
+    @functools.cache  # two tests ask
+    def wrong_verdict(cls, name, i):
+        answer = cls.wrong[name][i][1]
         if isinstance(answer, from_notebook):
-            answer = answer.make(run_notebook("exercises", self.lesson)[0])
-        return self.checks[name].judge(*(answer if isinstance(answer, tuple) else (answer,)))
+            answer = answer.make(run_notebook("exercises", cls.lesson)[0])
+        return cls.checks()[name].judge(*(answer if isinstance(answer, tuple) else (answer,)))
 
     def test_each_check_is_called_by_both_notebooks_and_tells_three_wrong_answers_apart(self):
-        assert list(self.answers("solutions")) == list(self.answers("exercises")) == list(self.checks)
-        assert set(self.wrong) == set(self.checks)
+        assert list(self.answers("solutions")) == list(self.answers("exercises")) == list(self.checks())
+        assert set(self.wrong) == set(self.checks())
         for name, cases in self.wrong.items():
-            messages = {self.wrong_verdict(name, answer).message for _, answer in cases}
+            messages = {self.wrong_verdict(name, i).message for i in range(len(cases))}
             assert len(messages) >= 3, (name, messages)
 
     @pytest.mark.parametrize(("folder", "verdict"), [("solutions", "passed"), ("exercises", "not attempted yet")])
     def test_the_built_notebooks_show_it(self, folder, verdict):
         notebook = nbformat.read(ROOT / folder / f"{self.lesson}_exercises.ipynb", as_version=4)
         last_lines = [cell.outputs[-1].text.splitlines()[-1] for cell in notebook.cells if "\ncheck." in cell.source]
-        assert last_lines == [verdict] * len(self.checks)
+        assert last_lines == [verdict] * len(self.checks())
 
     def test_headings_state_the_minutes_and_the_difficulty_that_are_registered(self):
         text = (ROOT / "lessons" / f"{self.lesson}_exercises.py").read_text(encoding="utf-8")
         stated = re.findall(r"^# ## (\d+\.\d+) .+ · (\d+) min · ([●○]{3})$", text, re.MULTILINE)
         circles = ("", "●○○", "●●○", "●●●")
-        known = [(check.number, str(check.minutes), circles[check.difficulty]) for check in self.checks.values()]
+        known = [(check.number, str(check.minutes), circles[check.difficulty]) for check in self.checks().values()]
         assert stated == known
 
     def test_the_published_solution_passes_in_under_a_second(self, name):
         seconds = []
         for _ in range(2):  # the first may compile
             start = time.process_time()  # of this process: the machine may be busy
-            verdict = self.checks[name].judge(*self.answers("solutions")[name])
+            verdict = self.checks()[name].judge(*self.answers("solutions")[name])
             seconds.append(time.process_time() - start)
             assert verdict.status == "passed", verdict.message
         assert min(seconds) < 1
 
     def test_the_published_stub_is_not_attempted(self, name):
-        assert self.checks[name].judge(*self.answers("exercises")[name]).message == "not attempted yet"
+        assert self.checks()[name].judge(*self.answers("exercises")[name]).message == "not attempted yet"
 
-    def test_a_wrong_answer_gets_the_message_meant_for_it(self, name, says, answer):
-        verdict = self.wrong_verdict(name, answer)
+    def test_a_wrong_answer_gets_the_message_meant_for_it(self, name, i, says):
+        verdict = self.wrong_verdict(name, i)
         assert verdict.status == "not yet", verdict.message
         assert says in verdict.message, verdict.message
