@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -41,22 +42,21 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def by_file(folder: Path) -> dict[str, dict[str, float]]:
+def by_file(lines: list[str]) -> dict[str, dict[str, float]]:
     """{test file: {kind: seconds}}, and under "processes" how many it started. No second is counted twice:
     what is loaded while something is traced, say, is loading, as the last of KINDS counts first."""
+    spans = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        process, test, kind, start, end = line.split("\t")
+        spans[process, test][kind].append((float(start), float(end)))
     took = defaultdict(lambda: defaultdict(float))
-    for process in folder.iterdir():
-        spans = defaultdict(lambda: defaultdict(list))
-        for line in process.read_text().splitlines():
-            test, kind, start, end = line.split("\t")
-            spans[test][kind].append((float(start), float(end)))
-        for test, of_kind in spans.items():
-            took[test]["processes"] += len(of_kind.pop("start", []))
-            inner = []
-            for kind in reversed(KINDS):
-                before = covered(inner)
-                inner += of_kind[kind]
-                took[test][kind] += covered(inner) - before
+    for (_, test), of_kind in spans.items():
+        took[test]["processes"] += len(of_kind["start"])
+        inner = []
+        for kind in reversed(KINDS):
+            before = covered(inner)
+            inner += of_kind[kind]
+            took[test][kind] += covered(inner) - before
     return took
 
 
@@ -66,7 +66,10 @@ def main() -> None:
     paths = parser.parse_args().paths
     with tempfile.TemporaryDirectory() as folder:
         copy, spans, cache = (Path(folder) / name for name in ("loss-to-bert", "spans", "cache"))
-        spans.mkdir()
+        os.mkfifo(spans)
+        pipe = os.fdopen(os.open(spans, os.O_RDWR))  # open for writing, too: it does not end with the first process
+        lines = []
+        threading.Thread(target=lambda: [lines.append(line) for line in pipe], daemon=True).start()
         subprocess.run(["git", "checkout-index", "--all", f"--prefix={copy}/"], cwd=ROOT, check=True)
         with (copy / "tests" / "offline" / "sitecustomize.py").open("a") as offline:
             offline.write("# ruff: noqa\n" + (ROOT / "benchmarks" / "suite_spans.py").read_text())
@@ -74,16 +77,15 @@ def main() -> None:
         subprocess.run(["make", ".venv/ready"], cwd=copy, check=True)
         subprocess.run([copy / ".venv" / "bin" / "course", "model"], cwd=copy, check=True, env=variables)
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        arguments = f"ARGS=-q --junitxml={folder}/junit.xml {' '.join(paths)}"
+        arguments = f"ARGS=-q -o junit_family=xunit1 --junitxml={folder}/junit.xml {' '.join(paths)}"
         if subprocess.run(["make", "test", arguments], cwd=copy, env=variables).returncode:
             sys.exit("the tests did not pass, so nothing is written")
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        took = by_file(spans)
+        took = by_file(lines)
         seconds = defaultdict(float)
         for case in ElementTree.parse(f"{folder}/junit.xml").iter("testcase"):
-            seconds[case.get("classname")] += float(case.get("time"))
-    took = {test.removesuffix(".py").replace("/", "."): kinds for test, kinds in took.items()}
+            seconds[case.get("file")] += float(case.get("time"))
     total = {kind: sum(kinds[kind] for kinds in took.values()) for kind in (*KINDS, "processes")}
     rest = cpu - sum(total[kind] for kind in KINDS)
     rows = "\n".join(

@@ -20,7 +20,8 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from course_lib import CourseError
-from course_lib.bert import BertConfig, BertForSequenceClassification
+from course_lib.bert import BertConfig, BertForSequenceClassification, BertModel
+from course_lib.checkpoint import save_pretrained
 from course_lib.data import empty_batch
 from course_lib.sharding import data_mesh, join_processes, split_rows
 from course_lib.train import TrainConfig, fit, loss_and_gradients, make_optimizer, update
@@ -56,15 +57,22 @@ def environment(devices: int = 1) -> dict:
     }
 
 
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory, tokenizer):
+    """How many layers there are does not matter here, and each of the processes compiles them."""
+    config = BertConfig.tiny(num_hidden_layers=1, max_position_embeddings=64, initializer_range=0.1)
+    return save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path_factory.mktemp("one") / "bert", tokenizer)
+
+
 @pytest.fixture
-def start(tmp_path, tiny_folder):
-    """start(out, *options) → a running `course finetune` of the tiny model on the tickets' validation split."""
+def start(tmp_path, one_layer):
+    """start(out, *options) → a running `course finetune` of a one-layer BERT on a small table."""
     table = tmp_path / "table.csv"
     table.write_text("text,label\n" + "".join(f"{word} {n},{word}\n" for n in range(40) for word in ("late", "broken")))
     running = []
 
     def start(out, *options, devices=1):
-        command = [COURSE, "finetune", str(table), "--model", str(tiny_folder), "--out", str(tmp_path / out)]
+        command = [COURSE, "finetune", str(table), "--model", str(one_layer), "--out", str(tmp_path / out)]
         log = (tmp_path / f"{out}-{len(running)}.log").open("w+")
         process = subprocess.Popen(
             [*command, "--batch-size", "8", *map(str, options)], stdout=log, stderr=log, env=environment(devices)
