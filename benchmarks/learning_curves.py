@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
 
 import numpy as np
 from flax import nnx
+from machine import machine
 
 from course_lib.bert import BertConfig, BertForSequenceClassification
 from course_lib.checkpoint import load_pretrained
@@ -79,7 +78,7 @@ def measure(method: str, labels: int, seed: int) -> dict:
         "seed": seed,
         "epochs": config.epochs,
         "macro_f1": f"{score.macro_f1:.4f}",
-        "machine": f"{os.cpu_count()} cores {platform.machine()} {platform.system()}",
+        "machine": machine(),
         "versions": " ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax")),
     }
 

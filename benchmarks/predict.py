@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+from machine import machine
 from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.data import load_tickets
@@ -102,7 +102,7 @@ def main() -> None:
 # Labelling texts
 
 Written by `benchmarks/predict.py`. The course's fine-tuned router on {arguments.texts:,} messages, float32, warm; on
-{os.cpu_count()} cores ({platform.machine()}, {platform.system()}); jax {jax.__version__}, {peers_versions(python)}.
+{machine()}; jax {jax.__version__}, {peers_versions(python)}.
 Medians of {arguments.rounds} turns, taken alternately.
 
 | | time | over this course's |

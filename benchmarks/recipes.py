@@ -10,12 +10,11 @@ held-out fold either. About a quarter of an hour on 2 cores. Writes benchmarks/r
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 
 import jax
 import numpy as np
+from machine import machine
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -65,12 +64,11 @@ def main() -> None:
         ahead = f"{lead.mean():+.1f} ± {lead.std(ddof=1):.1f}" if config else ""
         lines.append(f"| {name} | {mean:.3f} ± {sd:.3f} | {each} | {ahead} |")
         print(lines[-1], flush=True)
-    machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
     text = f"""\
 # Which recipe?
 
 Written by `benchmarks/recipes.py`, which says how. Macro-F1 on five folds of the tickets' training and validation
-messages, mean ± sd of the folds; on {machine}, jax {jax.__version__}.
+messages, mean ± sd of the folds; on {machine()}, jax {jax.__version__}.
 
 | | macro-F1 | each fold | points ahead of counting words |
 |---|---|---|---|

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 from peers import FOLDER, peers_python, peers_versions
 from sst2 import sst2_tables
 
@@ -105,7 +105,7 @@ def main() -> None:
 
 Written by `benchmarks/score.py`. SST-2 ({sentences:,} sentences), MiniLM-L6, float32, batch
 {config.batch_size}, learning rate {config.learning_rate:g}, from process start, compilation included; on
-{os.cpu_count()} cores ({platform.machine()}, {platform.system()}); jax {jax.__version__}, {peers_versions(python)}.
+{machine()}; jax {jax.__version__}, {peers_versions(python)}.
 
 | | dev accuracy after each epoch | the run | to {" | to ".join(f"{goal:.2f}" for goal in TARGETS)} |
 |---|---|---:|{"---:|" * len(TARGETS)}

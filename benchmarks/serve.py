@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from machine import machine
 from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.data import load_tickets
@@ -111,12 +111,11 @@ def main() -> None:
     import jax
 
     plain, batched, ours = (rates[name, max(CALLERS)] for name in servers)
-    machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
     software = f"jax {jax.__version__}, {peers_versions(python)}"
     text = f"""\
 # The service under load
 
-Written by `benchmarks/serve.py`. Servers and callers share {machine}; {software};
+Written by `benchmarks/serve.py`. Servers and callers share {machine()}; {software};
 the same weights everywhere, in float32. Each caller sends one of the tickets' test messages, waits for the answer and
 sends the next, for {arguments.seconds:g} seconds. *Refused* are answers 503 with Retry-After, which these callers
 do not obey; *lost* are requests without an answer.

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from machine import machine
 from sst2 import sst2_tables
 
 from course_lib.data import TICKETS, class_indices, load_tickets
@@ -138,21 +139,19 @@ def main() -> None:
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"{', '.join(unknown)} is not one of {', '.join(parts)}")
     chosen = arguments.parts or [part for part in parts if part != "sst2" or arguments.sst2]
-    machine = (
-        f"on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}"
-    )
+    measured = f"on {machine()}, Python {platform.python_version()}"
     fetch()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         tables = sst2_tables(arguments.sst2, folder) if "sst2" in chosen else None  # where they lack, say so at once
         if "finetune" in chosen:
-            write("finetune", (machine, ""), finetune_once(folder))
+            write("finetune", (measured, ""), finetune_once(folder))
         if "scores" in chosen:
             write("scores", ("mean ± sd", ""), tickets_scores())
         if tables:
-            write("sst2", (machine, ""), sst2(*tables, folder))
+            write("sst2", (measured, ""), sst2(*tables, folder))
     if "notebooks" in chosen:
-        write("suite", (machine, ""), suite())
+        write("suite", (measured, ""), suite())
         write("notebooks", ("lesson", "page", "exercises", "solutions", "memory, at most"), notebooks())
 
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from machine import machine
 from nbclient import NotebookClient
 
 from course_lib.start import large_pages
@@ -87,7 +88,7 @@ def main() -> None:
     text = f"""\
 # Until something is there
 
-Written by `benchmarks/start.py`; on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python \
+Written by `benchmarks/start.py`; on {machine()}, Python \
 {platform.python_version()}, jax {jax.__version__}. Medians of {arguments.rounds} turns.
 
 | | time |

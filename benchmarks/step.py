@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import machine
 from peers import FOLDER, peers_python, peers_versions
 
 from course_lib.pretrained import fetch
@@ -158,8 +158,7 @@ def main() -> None:
 
     import jax
 
-    machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
-    where = machine if device == "cpu" else f"one {device}"
+    where = machine() if device == "cpu" else f"one {device}"
     last = "small pages, ms" if pages else "GiB held: PyTorch / course"
     text = f"""\
 # One training step

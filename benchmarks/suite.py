@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
+
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,7 +99,7 @@ def main() -> None:
 # Where the suite's time goes
 
 Written by `benchmarks/suite.py`: `make test{" ".join(["", *paths])}` with nothing compiled beforehand, on
-{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), jax {jax.__version__}. {wall / 60:.1f} minutes and
+{machine()}, jax {jax.__version__}. {wall / 60:.1f} minutes and
 {cpu / 60:.1f} minutes of processor time, in {total["processes"]:.0f} processes for {len(seconds)} files.
 
 | | minutes of processor time | share |
