@@ -104,13 +104,15 @@ def _peak_memory(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 2**30
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     reports = [
         report for group in terminalreporter.stats.values() for report in group if hasattr(report, "user_properties")
     ]
     rows = sorted({tuple(row) for report in reports for name, row in report.user_properties if name == "notebook"})
     if rows:
-        if hasattr(config, "cache"):  # `-p no:cacheprovider` takes it away
+        # The README tells of the whole suite: a part of it, or one that failed, is not kept.
+        everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+        if everything and not exitstatus and hasattr(config, "cache"):  # `-p no:cacheprovider` takes it away
             config.cache.set("course/notebooks", rows)
             passed = len(terminalreporter.stats.get("passed", []))
             config.cache.set("course/suite", {"tests": passed, "seconds": time.perf_counter() - STARTED})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
@@ -94,7 +95,9 @@ def main() -> None:
     for method, labels, seed in now:
         rows.append(measure(method, labels, seed))
         rows.sort(key=lambda row: (row["method"], int(row["labels"]), int(row["seed"])))
-        write_text(RESULT, "\n".join(",".join(map(str, row)) for row in (COLUMNS, *map(dict.values, rows))) + "\n")
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([COLUMNS, *map(dict.values, rows)])
+        write_text(RESULT, table.getvalue())
         print(f"{method}, {labels} labels, seed {seed}: measured", flush=True)
     print(f"{len(rows)} rows in {RESULT.name}, {len(missing) - len(now)} still missing")
 

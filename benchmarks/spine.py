@@ -107,14 +107,14 @@ def suite() -> list[tuple[str, str]]:
     setup = (ROOT / ".venv" / "ready").read_text().strip()
     return [
         ("set-up: `.venv` with all packages", f"{setup} s" if setup else ""),
-        (f"`make test` after that, {last['tests']:,} tests", f"{last['seconds'] / 60:.1f} min"),
+        (f"the {last['tests']:,} tests of `make test`", f"{last['seconds'] / 60:.1f} min"),
     ]
 
 
 def kept_by_pytest(name: str):
     kept = ROOT / ".pytest_cache" / "v" / "course" / name
     if not kept.exists():
-        sys.exit("no notebook was measured yet: run `make test` first")
+        sys.exit("nothing was measured yet: run all of `make test` first")
     return json.loads(kept.read_text())
 
 

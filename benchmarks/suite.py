@@ -3,21 +3,21 @@
     .venv/bin/python benchmarks/suite.py [PATH …]
 
 Runs the tests (all, or those PATHs) of a copy of what git has, with nothing compiled beforehand, in an environment
-that writes down what JAX and the imports take in every process that a test starts. About half an hour on 2 cores.
-Writes benchmarks/suite.md.
+that reports what JAX and the imports take. Every process with the tests' usual environment does; what `course grade`
+runs has another, and counts as all else. About a quarter of an hour on 2 cores. Writes benchmarks/suite.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -44,20 +44,23 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 
 def by_file(lines: list[str]) -> dict[str, dict[str, float]]:
-    """{test file: {kind: seconds}}, and under "processes" how many it started. No second is counted twice:
-    what is loaded while something is traced, say, is loading, as the last of KINDS counts first."""
+    """{test file: {kind: seconds that passed}}, and under "processes" how many it started.
+
+    The processes of a file share a core, so no second is counted twice: where one loads what is compiled while another
+    compiles, or a program is loaded while another is traced, the last of KINDS counts.
+    """
     spans = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        process, test, kind, start, end = line.split("\t")
-        spans[process, test][kind].append((float(start), float(end)))
+        test, kind, start, end = line.split("\t")
+        spans[test][kind].append((float(start), float(end)))
     took = defaultdict(lambda: defaultdict(float))
-    for (_, test), of_kind in spans.items():
-        took[test]["processes"] += len(of_kind["start"])
+    for test, of_kind in spans.items():
+        took[test]["processes"] = len(of_kind["start"])
         inner = []
         for kind in reversed(KINDS):
             before = covered(inner)
             inner += of_kind[kind]
-            took[test][kind] += covered(inner) - before
+            took[test][kind] = covered(inner) - before
     return took
 
 
@@ -68,46 +71,47 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy, spans, cache = (Path(folder) / name for name in ("loss-to-bert", "spans", "cache"))
         os.mkfifo(spans)
-        pipe = os.fdopen(os.open(spans, os.O_RDWR))  # open for writing, too: it does not end with the first process
-        lines = []
-        threading.Thread(target=lambda: [lines.append(line) for line in pipe], daemon=True).start()
+        writing = os.open(spans, os.O_RDWR)  # so that the pipe ends with this, and not with the first process
+        reading, lines = spans.open(), []
+        reader = threading.Thread(target=lambda: lines.extend(reading), daemon=True)
+        reader.start()
         subprocess.run(["git", "checkout-index", "--all", f"--prefix={copy}/"], cwd=ROOT, check=True)
         with (copy / "tests" / "offline" / "sitecustomize.py").open("a") as offline:
             offline.write("# ruff: noqa\n" + (ROOT / "benchmarks" / "suite_spans.py").read_text())
         variables = {**os.environ, "COURSE_CACHE": str(cache), "SUITE_SPANS": str(spans)}
         subprocess.run(["make", ".venv/ready"], cwd=copy, check=True)
         subprocess.run([copy / ".venv" / "bin" / "course", "model"], cwd=copy, check=True, env=variables)
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        started = time.perf_counter()
         arguments = f"ARGS=-q -o junit_family=xunit1 --junitxml={folder}/junit.xml {' '.join(paths)}"
         if subprocess.run(["make", "test", arguments], cwd=copy, env=variables).returncode:
             sys.exit("the tests did not pass, so nothing is written")
-        wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        minutes = (time.perf_counter() - started) / 60
+        os.close(writing)
+        reader.join(60)
         took = by_file(lines)
         seconds = defaultdict(float)
         for case in ElementTree.parse(f"{folder}/junit.xml").iter("testcase"):
             seconds[case.get("file")] += float(case.get("time"))
-    total = {kind: sum(kinds[kind] for kinds in took.values()) for kind in (*KINDS, "processes")}
-    rest = cpu - sum(total[kind] for kind in KINDS)
+    total = {kind: sum(kinds[kind] for kinds in took.values()) / 60 for kind in KINDS}
+    whole = minutes * min(os.cpu_count(), 4)  # one worker a core, up to four: see Makefile
+    total_of = {KINDS[kind]: total[kind] for kind in KINDS}
+    total_of["all else: training, predicting, Python, waiting"] = whole - sum(total.values())
     rows = "\n".join(
         f"| {test} | {seconds[test]:.0f} | " + " | ".join(f"{took[test][kind]:.0f}" for kind in KINDS) + " |"
         for test in sorted(seconds, key=seconds.get, reverse=True)[:30]
     )
-    import jax
-
     text = f"""\
 # Where the suite's time goes
 
 Written by `benchmarks/suite.py`: `make test{" ".join(["", *paths])}` with nothing compiled beforehand, on
-{machine()}, jax {jax.__version__}. {wall / 60:.1f} minutes and
-{cpu / 60:.1f} minutes of processor time, in {total["processes"]:.0f} processes for {len(seconds)} files.
+{machine()}, jax {version("jax")}. {minutes:.1f} minutes,
+{sum(kinds["processes"] for kinds in took.values()):.0f} processes, {len(seconds)} files.
 
-| | minutes of processor time | share |
+| | core-minutes | share |
 |---|---:|---:|
-{chr(10).join(f"| {KINDS[kind]} | {total[kind] / 60:.1f} | {total[kind] / cpu:.0%} |" for kind in KINDS)}
-| all else: training, predicting, Python, waiting | {rest / 60:.1f} | {rest / cpu:.0%} |
+{chr(10).join(f"| {name} | {value:.1f} | {value / whole:.0%} |" for name, value in total_of.items())}
 
-The longest, in seconds; a file's processes may run at the same time.
+The files that take longest, in seconds:
 
 | file | its tests | {" | ".join(KINDS)} |
 |---|---:|{"---:|" * len(KINDS)}

@@ -23,15 +23,23 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory, tokenizer):
-    """Two layers, width 32, 64 positions, BERT's vocabulary; no classifier yet."""
+def bert_folder(tmp_path_factory, tokenizer):
+    """bert_folder(layers) → the folder of a BERT of width 32, 64 positions, BERT's vocabulary; no classifier yet."""
     from flax import nnx
 
     from course_lib.bert import BertConfig, BertModel
     from course_lib.checkpoint import save_pretrained
 
-    config = BertConfig.tiny(max_position_embeddings=64, initializer_range=0.1)
-    return save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path_factory.mktemp("tiny") / "bert", tokenizer)
+    def make(layers):
+        config = BertConfig.tiny(num_hidden_layers=layers, max_position_embeddings=64, initializer_range=0.1)
+        return save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path_factory.mktemp("bert") / "bert", tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(bert_folder):
+    return bert_folder(2)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class ExerciseContract:
         return run_notebook(folder, self.lesson)[1]
 
     @classmethod
-    @functools.cache  # two tests ask
+    @functools.cache  # judging takes its time, and two tests need each verdict
     def wrong_verdict(cls, name, i):
         answer = cls.wrong[name][i][1]
         if isinstance(answer, from_notebook):

@@ -27,6 +27,7 @@ from course_lib.train import TrainConfig
 
 ROWS = [(f"my {thing} has not come yet, {n}", "delivery") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
 ROWS += [(f"give me my money for the {thing}, {n}", "refund") for n, thing in enumerate(["sofa", "lamp", "book"] * 8)]
+SHAPES = ["--batch-size", 8, "--max-length", 32]  # the same throughout: what one run compiles, the others find on disk
 
 
 def table(path: Path, rows=ROWS, header=("text", "label")) -> Path:
@@ -40,19 +41,8 @@ def trained(tmp_path_factory, tiny_folder):
     """A folder that `course finetune` made, and the table that it was made from."""
     folder = tmp_path_factory.mktemp("cli")
     data = table(folder / "messages.csv", header=("message", "team"))
-    command = [
-        "finetune",
-        data,
-        "--text",
-        "message",
-        "--label",
-        "team",
-        "--model",
-        tiny_folder,
-        "--out",
-        folder / "out",
-    ]
-    command += ["--epochs", "2", "--batch-size", "8", "--max-length", "32", "--seed", "1", "--learning-rate", "0.003"]
+    command = ["finetune", data, "--text", "message", "--label", "team", "--model", tiny_folder, *SHAPES]
+    command += ["--out", folder / "out", "--epochs", "2", "--seed", "1", "--learning-rate", "0.003"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(sys, "argv", ["course", *map(str, command)])
         cli.main()
@@ -117,7 +107,7 @@ def test_tickets_is_a_word_for_the_courses_own_data(course, tiny_folder, tmp_pat
     monkeypatch.setattr("course_lib.predict.load_tickets", lambda split, label, text: SMALL[split])
     out = tmp_path / "out"
     assert (
-        course("finetune", "tickets", "--model", tiny_folder, "--epochs", 1, "--max-length", 32, "--out", out)[0] == 0
+        course("finetune", "tickets", "--model", tiny_folder, "--epochs", 1, "--max-length", 16, "--out", out)[0] == 0
     )
     assert json.loads((out / "metrics.json").read_text())["examples"] == {"train": 40, "validation": 40}
     code, printed, _ = course("evaluate", out, "tickets")
@@ -210,13 +200,13 @@ def test_bad_input_gets_one_line_that_says_what_and_where(course, tmp_path, tiny
 def test_bom_and_windows_line_ends_are_no_error(course, tiny_folder, tmp_path):
     content = "\r\n".join(["text,label", *(f'"{text}",{label}' for text, label in ROWS)])
     (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + content.encode())
-    arguments = ["--model", tiny_folder, "--epochs", 1, "--max-length", 32, "--out", tmp_path / "out"]
+    arguments = ["--model", tiny_folder, "--epochs", 1, *SHAPES, "--out", tmp_path / "out"]
     assert course("finetune", tmp_path / "excel.csv", *arguments)[0] == 0
 
 
 def test_overwrite_replaces_the_model_only_once_the_new_one_is_complete(course, tiny_folder, tmp_path, monkeypatch):
     data, out = table(tmp_path / "data.csv"), tmp_path / "out"
-    arguments = ["finetune", data, "--model", tiny_folder, "--epochs", 1, "--max-length", 32, "--out", out]
+    arguments = ["finetune", data, "--model", tiny_folder, "--epochs", 1, *SHAPES, "--out", out]
     assert course(*arguments)[0] == 0
     old = (out / "model.safetensors").read_bytes()
 
@@ -277,7 +267,7 @@ def test_resume_goes_on_with_the_same_model_and_refuses_another(course, tiny_fol
     weights = load_file(tiny_folder / "model.safetensors")
     save_file({key: value + np.float32(0.1) for key, value in weights.items()}, other / "model.safetensors")
     data, out = table(tmp_path / "data.csv"), tmp_path / "out"
-    rest = [data, "--epochs", 1, "--max-length", 32, "--learning-rate", 1e-3, "--out", out]
+    rest = [data, "--epochs", 1, *SHAPES, "--learning-rate", 1e-3, "--out", out]
     with monkeypatch.context() as patch:  # interrupted: the epoch is saved, the model is not
         patch.setattr("course_lib.checkpoint.save_file", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -300,7 +290,7 @@ def test_a_process_checks_what_it_can_before_it_joins_the_others(course, tmp_pat
     joined = []
     monkeypatch.setattr("course_lib.sharding.join_processes", lambda *together: joined.append(together))
     data, out = table(tmp_path / "data.csv"), tmp_path / "out"
-    arguments = ["--max-length", 32, "--epochs", 1, "--out", out]
+    arguments = [*SHAPES, "--epochs", 1, "--out", out]
     many = ["--coordinator", "localhost:1", "--processes", 2, "--process-id", 1]
     for wrong in (
         [tmp_path / "none.csv", "--model", tiny_folder],
@@ -341,7 +331,7 @@ def test_lab_becomes_jupyterlab_and_on_windows_waits_for_it(course, monkeypatch)
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_how_to_resume_and_resume_finishes(tmp_path, tiny_folder, course):
     data, out = table(tmp_path / "data.csv", ROWS * 5), tmp_path / "out"  # an epoch takes longer than a signal
-    arguments = ["finetune", data, "--model", tiny_folder, "--epochs", "60", "--max-length", "32", "--out", out]
+    arguments = ["finetune", data, "--model", tiny_folder, "--epochs", "60", *SHAPES, "--out", out]
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # `make test &` starts it deaf
     program = [sys.executable, "-c", f"{listen}; from course_lib.cli import main; main()", *map(str, arguments)]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})

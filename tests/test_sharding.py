@@ -20,8 +20,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from course_lib import CourseError
-from course_lib.bert import BertConfig, BertForSequenceClassification, BertModel
-from course_lib.checkpoint import save_pretrained
+from course_lib.bert import BertConfig, BertForSequenceClassification
 from course_lib.data import empty_batch
 from course_lib.sharding import data_mesh, join_processes, split_rows
 from course_lib.train import TrainConfig, fit, loss_and_gradients, make_optimizer, update
@@ -57,22 +56,15 @@ def environment(devices: int = 1) -> dict:
     }
 
 
-@pytest.fixture(scope="module")
-def one_layer(tmp_path_factory, tokenizer):
-    """How many layers there are does not matter here, and each of the processes compiles them."""
-    config = BertConfig.tiny(num_hidden_layers=1, max_position_embeddings=64, initializer_range=0.1)
-    return save_pretrained(BertModel(config, rngs=nnx.Rngs(0)), tmp_path_factory.mktemp("one") / "bert", tokenizer)
-
-
 @pytest.fixture
-def start(tmp_path, one_layer):
-    """start(out, *options) → a running `course finetune` of a one-layer BERT on a small table."""
+def start(tmp_path):
+    """start(model, out, *options) → a running `course finetune` of that model on a small table."""
     table = tmp_path / "table.csv"
     table.write_text("text,label\n" + "".join(f"{word} {n},{word}\n" for n in range(40) for word in ("late", "broken")))
     running = []
 
-    def start(out, *options, devices=1):
-        command = [COURSE, "finetune", str(table), "--model", str(one_layer), "--out", str(tmp_path / out)]
+    def start(model, out, *options, devices=1):
+        command = [COURSE, "finetune", str(table), "--model", str(model), "--out", str(tmp_path / out)]
         log = (tmp_path / f"{out}-{len(running)}.log").open("w+")
         process = subprocess.Popen(
             [*command, "--batch-size", "8", *map(str, options)], stdout=log, stderr=log, env=environment(devices)
@@ -87,11 +79,9 @@ def start(tmp_path, one_layer):
         process.wait()
 
 
-def together(start, out, *options) -> list[subprocess.Popen]:
-    address = f"127.0.0.1:{free_port()}"
-    return [
-        start(out, *options, "--coordinator", address, "--processes", 2, "--process-id", number) for number in (0, 1)
-    ]
+def together(start, *arguments) -> list[subprocess.Popen]:
+    both = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
+    return [start(*arguments, *both, "--process-id", number) for number in (0, 1)]
 
 
 def test_eight_devices_give_the_losses_of_one():
@@ -100,10 +90,10 @@ def test_eight_devices_give_the_losses_of_one():
     np.testing.assert_allclose(one, eight, atol=1e-5)
 
 
-def test_two_processes_train_to_the_parameters_of_one(start, tmp_path):
-    alone = start("alone", "--epochs", 2)
+def test_two_processes_train_to_the_parameters_of_one(start, tmp_path, tiny_folder):
+    alone = start(tiny_folder, "alone", "--epochs", 2)
     assert alone.wait(200) == 0, alone.said()
-    for process in together(start, "both", "--epochs", 2):
+    for process in together(start, tiny_folder, "both", "--epochs", 2):
         assert process.wait(200) == 0, process.said()
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))
     # Adam divides by the gradient's size, and so enlarges the last bits of sums that two machines add in another order.
@@ -111,8 +101,9 @@ def test_two_processes_train_to_the_parameters_of_one(start, tmp_path):
     assert json.loads((tmp_path / "both" / "metrics.json").read_text())["devices"]["processes"] == 2
 
 
-def test_a_killed_process_ends_the_run_and_it_resumes_on_other_devices(start, tmp_path):
-    first, second = together(start, "out", "--epochs", 500, "--learning-rate", 1e-5)
+def test_a_killed_process_ends_the_run_and_it_resumes_on_other_devices(start, bert_folder):
+    run = (bert_folder(1), "out", "--epochs", 500, "--learning-rate", 1e-5)  # one layer: each process compiles
+    first, second = together(start, *run)
     limit = time.monotonic() + 200
     while "epoch 2/" not in first.said():
         assert first.poll() is None and time.monotonic() < limit, first.said()
@@ -122,7 +113,7 @@ def test_a_killed_process_ends_the_run_and_it_resumes_on_other_devices(start, tm
     last = first.said().strip().splitlines()[-1]
     assert last.startswith("error: another process of this run is gone") and "--resume" in last
 
-    resumed = start("out", "--epochs", 500, "--learning-rate", 1e-5, "--devices", 4, "--resume", devices=4)
+    resumed = start(*run, "--devices", 4, "--resume", devices=4)
     while "epoch" not in resumed.said():
         assert resumed.poll() is None and time.monotonic() < limit + 200, resumed.said()
         time.sleep(0.2)
