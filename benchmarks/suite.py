@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,12 @@ def by_file(lines: list[str]) -> dict[str, dict[str, float]]:
     return took
 
 
+def file_of(test: str) -> str:
+    """tests.test_losses.TestLosses → tests/test_losses.py; notebooks.01_losses.ipynb → notebooks/01_losses.ipynb."""
+    name, notebook, _ = re.sub(r"\.Test\w+$", "", test).partition(".ipynb")
+    return name.replace(".", "/") + (notebook or ".py")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", metavar="PATH", help="of tests; all where none is named")
@@ -82,7 +89,7 @@ def main() -> None:
         subprocess.run(["make", ".venv/ready"], cwd=copy, check=True)
         subprocess.run([copy / ".venv" / "bin" / "course", "model"], cwd=copy, check=True, env=variables)
         started = time.perf_counter()
-        arguments = f"ARGS=-q -o junit_family=xunit1 --junitxml={folder}/junit.xml {' '.join(paths)}"
+        arguments = f"ARGS=-q --junitxml={folder}/junit.xml {' '.join(paths)}"
         if subprocess.run(["make", "test", arguments], cwd=copy, env=variables).returncode:
             sys.exit("the tests did not pass, so nothing is written")
         minutes = (time.perf_counter() - started) / 60
@@ -91,7 +98,7 @@ def main() -> None:
         took = by_file(lines)
         seconds = defaultdict(float)
         for case in ElementTree.parse(f"{folder}/junit.xml").iter("testcase"):
-            seconds[case.get("file")] += float(case.get("time"))
+            seconds[file_of(case.get("classname"))] += float(case.get("time"))
     total = {kind: sum(kinds[kind] for kinds in took.values()) / 60 for kind in KINDS}
     whole = minutes * min(os.cpu_count(), 4)  # one worker a core, up to four: see Makefile
     total_of = {KINDS[kind]: total[kind] for kind in KINDS}

@@ -72,3 +72,25 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture
+def compilations():
+    """with compilations() as names: … → the names of JAX's events that have to do with compiling, as they happen."""
+    from jax import monitoring
+
+    @contextlib.contextmanager
+    def listen():
+        names = []
+
+        def listener(name, *_, **__):
+            if "compile" in name:
+                names.append(name)
+
+        monitoring.register_event_duration_secs_listener(listener)
+        try:
+            yield names
+        finally:
+            monitoring.unregister_event_duration_listener(listener)
+
+    return listen

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-from jax import monitoring
 
 from course_lib.batching import Batcher, QueueFull, ServedModel, row_counts
 from course_lib.checkpoint import load_pretrained, save_pretrained
@@ -219,15 +218,12 @@ def test_of_those_that_wait_as_many_go_as_fill_a_batch_and_fewer_of_the_long_one
     assert [model.fitting(64, waiting) for waiting in (1, 2, 3, 99)] == [1, 2, 3, 3]
 
 
-def test_nothing_compiles_after_it_was_made(folder):
-    compiled = []
-    model = ServedModel(folder, lengths=(16, 64), max_batch=8)
-    monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
-    try:
+def test_nothing_compiles_after_it_was_made(folder, compilations):
+    with compilations() as made:
+        model = ServedModel(folder, lengths=(16, 64), max_batch=8)
+    with compilations() as later:
         for n in range(1, 5):
             for text in TEXTS:
                 ids = model.encode([text] * n)
                 model.run(model.padded_length(ids[0]), ids)
-    finally:
-        monitoring.clear_event_listeners()
-    assert not [name for name in compiled if "compile" in name]
+    assert made and not later

@@ -18,7 +18,6 @@ import httpx
 import numpy as np
 import pytest
 from flax import nnx
-from jax import monitoring
 from prometheus_client.parser import text_string_to_metric_families
 
 from course_lib import CourseError, cli
@@ -119,16 +118,12 @@ def test_explaining_leaves_each_word_out(client, versions):
     assert np.abs(effects).max() > 1e-4 and answer["label"] == LABELS[best]
 
 
-def test_nothing_compiles_after_start_up(client):
-    compiled = []
-    monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
-    try:
+def test_nothing_compiles_after_start_up(client, compilations):
+    with compilations() as later:
         for count in range(1, 6):
             for text in TEXTS:
                 assert client.post("/predict", json={"text": [text] * count}).status_code == 200
-    finally:
-        monitoring.clear_event_listeners()
-    assert not [name for name in compiled if "compile" in name]
+    assert not later
 
 
 def test_health_page_and_openapi_say_what_is_there(client):
