@@ -66,7 +66,6 @@ def main() -> None:
     parser.add_argument("--env", type=Path, default=FOLDER, help="the other environment")
     arguments = parser.parse_args()
     python = peers_python(arguments.env)
-    config = TrainConfig(learning_rate=RATE)
     runs = []  # (side, accuracy after each epoch, seconds of the run, seconds to each of TARGETS or None)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -80,7 +79,7 @@ def main() -> None:
                 history = json.loads((out / "metrics.json").read_text())["history"]
                 accuracies = [epoch["validation_accuracy"] for epoch in history]
             else:
-                rest = [epochs, config.learning_rate, config.batch_size, side]
+                rest = [epochs, RATE, TrainConfig.batch_size, side]
                 ends, lines = epoch_ends([python, HERE / "torch_finetune.py", fetch(), train, dev, *rest])
                 accuracies = [float(re.search(r"[\d.]+$", line)[0]) for line in lines]
             when = list(zip(ends, accuracies, strict=True))
@@ -91,6 +90,7 @@ def main() -> None:
 
 
 def write(runs: list[tuple], sentences: int, peers: str) -> None:
+    """score.md, from `runs` as main collects them."""
     import jax
 
     ours = [reached for side, _, _, reached in runs if side == "course"]

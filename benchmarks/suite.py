@@ -47,8 +47,8 @@ def covered(spans: list[tuple[float, float]]) -> float:
 def by_file(lines: list[str]) -> dict[str, dict[str, float]]:
     """{test file: {kind: seconds that passed}}, and under "processes" how many it started.
 
-    The processes of a file share a core, so no second is counted twice: where one loads what is compiled while another
-    compiles, or a program is loaded while another is traced, the last of KINDS counts.
+    The processes of a file share a core, so no second is counted twice: where two kinds overlap, as when a program is
+    compiled while another is traced, the one that comes later in KINDS counts.
     """
     spans = defaultdict(lambda: defaultdict(list))
     for line in lines:

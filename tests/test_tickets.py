@@ -133,7 +133,9 @@ def vectors() -> np.ndarray:
     folder = fetch()
     texts = [ticket["text"] for ticket in TICKETS] + PAIR_TEXTS
     examples = tokenize(load_tokenizer(folder), texts, max_length=512)
-    return embed(load_pretrained(folder, architecture=BertModel), examples)
+    found = embed(load_pretrained(folder, architecture=BertModel), examples)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)  # so a dot product is a cosine
+    return found
 
 
 def most_alike(cosines: np.ndarray, texts: list[str], others: list[str]) -> str:
